@@ -1,0 +1,113 @@
+# Two commands: `make demo` and `make test`. `make help` lists the rest.
+#
+# PYTHON: the Python that .venv is made from; a torch that it has is kept. TORCH_CUDA_ARCH_LIST, MAX_JOBS, CUDA_HOME, CXX:
+# as in all of torch's builds (build_support/).
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint $(VENV)/constraints.txt
+
+TORCH   := torch==2.13.0
+CUTLASS := nvidia-cutlass==4.2.0.0
+# NVIDIA's packages ask for the newest of each other: only together, at one release, are they a toolkit.
+CUDA    := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 \
+           nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build  ## set up, build, and run sum_reduce at real model shapes, on the GPU if there is one
+	$(RUN) examples/demo.py
+
+.PHONY: test
+test: build  ## set up, build, and run the tests
+	$(RUN) -m pytest -n 2 tests
+
+.PHONY: generate
+generate: $(VENV)/ready  ## specs/ to generated/
+	$(RUN) -m generator
+
+.PHONY: build
+build: generate  ## generate, and compile what changed into moe_cute/_C.abi3.so
+	$(RUN) setup.py --quiet build_ext --inplace
+	@$(MAKE) --no-print-directory $(VENV)/installed
+
+.PHONY: check
+check: $(VENV)/ready  ## ruff, clang-format, mypy, and whether generated/ is what specs/ say
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.cuh tests/build/*.cpp)
+	$(RUN) -m mypy
+	$(RUN) -m generator --check
+
+.PHONY: bench
+bench: build  ## every provider side by side: time, bandwidth, verdicts (benchmarks/)
+	$(RUN) -m benchmarks run
+
+.PHONY: tune
+tune: build  ## measure launch shapes on this GPU into specs/tuning/
+	$(RUN) -m benchmarks tune
+
+.PHONY: wheel
+wheel: generate  ## one wheel in dist/ for every torch from 2.10 and Python from 3.10 on
+	rm -rf build/lib* build/bdist*
+	export TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-All}"
+	$(RUN) setup.py --quiet build_ext
+	$(RUN) -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+.PHONY: gpu-test
+gpu-test: build/site/ready  ## the tests on a GPU, with $(PYTHON) as it is: no .venv, no network
+	export PYTHONPATH="build/site$${PYTHONPATH:+:$$PYTHONPATH}"
+	$(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m pytest -m gpu tests
+
+.PHONY: clean
+clean:  ## remove everything that was built, .venv too
+	rm -rf $(VENV) build dist moe_cute/_C.abi3.so *.egg-info
+
+# What a machine without a network lacks, for its Python: carry wheelhouse/ there, then `make gpu-test`.
+GPU_PYTHON ?= 3.12
+.PHONY: wheelhouse
+wheelhouse:  ## fetch what gpu-test needs on a machine without a network (GPU_PYTHON=3.12)
+	$(PYTHON) -m pip download --quiet --no-deps --dest wheelhouse $(CUTLASS)
+	$(PYTHON) -m pip download --quiet --only-binary=:all: --python-version $(GPU_PYTHON) \
+	    --platform manylinux2014_x86_64 --dest wheelhouse 'pydantic>=2.10'
+
+build/site/ready: $(wildcard wheelhouse/*.whl)
+	mkdir -p build/site
+	$(if $^,$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target build/site $^)
+	touch $@
+
+# With a torch in $(PYTHON), .venv sees it and pip must leave it alone; else .venv gets its own.
+$(VENV)/constraints.txt:
+	if torch=$$($(PYTHON) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' 2>/dev/null); then
+	  $(PYTHON) -m venv --system-site-packages $(VENV)
+	else
+	  torch=$(TORCH)
+	  $(PYTHON) -m venv $(VENV)
+	fi
+	echo "$$torch" > $@
+
+$(VENV)/ready: pyproject.toml $(VENV)/constraints.txt
+	@echo "Setting up $(VENV)"
+	$(PIP) --upgrade 'pip>=25.1'  # the first that installs dependency groups
+	$(PIP) $$(cat $(VENV)/constraints.txt)
+	$(PIP) --group dev
+	$(PIP) --no-deps $(CUTLASS)
+	[ -n "$${CUDA_HOME:-}$${CUDA_PATH:-}" ] || command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] \
+	    || $(PIP) --no-deps --ignore-installed $(CUDA)
+	touch $@
+
+# After the build, so that pip has nothing to compile in silence.
+$(VENV)/installed: pyproject.toml setup.py
+	$(PIP) --no-build-isolation --editable .
+	touch $@

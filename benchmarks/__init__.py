@@ -1,0 +1,1 @@
+"""moe_cute and its peers, side by side: `python -m benchmarks --help`."""

@@ -1,0 +1,128 @@
+"""Command line: `python -m benchmarks run`, `report`, `plot`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks import environment, plot, records, report, runner, shapes
+from benchmarks.fused import FUSED
+from benchmarks.providers import PLAIN
+from benchmarks.records import RecordError, Results, Writer
+
+RESULTS = Path(__file__).resolve().parent / "results"
+GPU_GRIDS = ("main", "outside", "layout", "fused")
+REPORT_WIDTH = 200  # a table of every provider, where the output is a file or a pipe and has no width of its own
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console(width=None if Console().is_terminal else REPORT_WIDTH)
+
+
+class Device(str, Enum):  # StrEnum needs Python 3.11
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+@app.command()
+def run(
+    grid: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(shapes.GRIDS)}. Default: by device.")] = "",
+    measure: Annotated[
+        str,
+        typer.Option(help=f"Comma-separated, of {', '.join(runner.MEASURES)}; the CPU has only cold. Default: all."),
+    ] = "",
+    providers: Annotated[str, typer.Option(help="Comma-separated providers. Default: all.")] = "",
+    device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    quick: Annotated[bool, typer.Option(help="Three token counts of each shape, fewer repeats.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the CSV and the plots.")] = RESULTS,
+    name: Annotated[str, typer.Option(help="Stem of the files. Default: the device's name.")] = "",
+    revision: Annotated[str, typer.Option(help="The project's revision, where there is no repository to ask.")] = "",
+) -> None:
+    """Measure, write the CSV and its plots, and print the report."""
+    chosen_device = torch.device(device.value if device else "cuda" if torch.cuda.is_available() else "cpu")
+    if chosen_device.type == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("cuda: torch finds no CUDA device", param_hint="--device")
+    on_gpu = chosen_device.type == "cuda"
+    grids = _choose("--grid", grid or ",".join(GPU_GRIDS if on_gpu else ("cpu",)), list(shapes.GRIDS))
+    measurable = list(runner.MEASURES) if on_gpu else ["cold"]
+    measures = _choose("--measure", measure, measurable) or measurable
+    names = _choose("--providers", providers, [provider.name for provider in (*PLAIN, *FUSED)])
+    header = environment.describe(chosen_device, revision or None)
+    device_name = header["device"].lower().replace(" ", "_")
+    path = out / f"{name or device_name + '_quick' * quick}.csv"
+    out.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        bench = runner.Runner(chosen_device, Writer(file, header), names, quick)
+        lost = _measure(bench, grids, measures, quick)
+    results = records.read(path)
+    report.print_report(results, console)
+    _plot(results, out, path.stem)
+    console.print(f"results: {path}", highlight=False)
+    if lost:
+        typer.echo(f"error: stopped early, the device is lost: {lost}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command("report")
+def report_command(
+    csv: Path,
+    check: Annotated[bool, typer.Option(help="Exit with 1 unless every bound is measured and holds.")] = False,
+) -> None:
+    """Print the tables and verdicts of a results file."""
+    verdicts = report.print_report(_read(csv), console)
+    if check and not all(verdict.passed for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command("plot")
+def plot_command(
+    csv: Path, out: Annotated[Path | None, typer.Option(help="Default: the folder of the CSV.")] = None
+) -> None:
+    """Draw the plots of a results file."""
+    _plot(_read(csv), out or csv.parent, csv.stem)
+
+
+def _measure(bench: runner.Runner, grids: list[str], measures: list[str], quick: bool) -> runner.DeviceLost | None:
+    try:
+        if "host" in measures:
+            bench.run_host()
+        for grid in grids:
+            cases = shapes.GRIDS[grid]
+            bench.run_grid(grid, shapes.quick(cases) if quick else cases, measures, console)
+    except runner.DeviceLost as lost:
+        return lost
+    return None
+
+
+def _plot(results: Results, folder: Path, stem: str) -> None:
+    try:
+        paths = plot.plot(results, folder, stem)
+    except RecordError as error:
+        console.print(str(error), highlight=False)
+        return
+    for path in paths:
+        console.print(f"plot: {path}", highlight=False)
+
+
+def _read(path: Path) -> Results:
+    try:
+        return records.read(path)
+    except RecordError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _choose(option: str, text: str, allowed: list[str]) -> list[str]:
+    chosen = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [part for part in chosen if part not in allowed]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(dict.fromkeys(allowed))}", param_hint=option)
+    return chosen
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,136 @@
+"""Who is measured on the fused finalize step, next to moe_cute."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType, SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.operands import Operands
+from benchmarks.providers import Call, MoeCute, Provider
+from benchmarks.shapes import Case
+
+VLLM_MUL_SUM = "vllm_mul_sum"
+VLLM_UNPERMUTE = "vllm_unpermute"
+TRANSFORMERS = "transformers"
+
+
+class VllmMulSum(Provider):
+    """vLLM's Triton kernel `moe_fused_mul_sum`."""
+
+    name = VLLM_MUL_SUM
+    scales = False
+
+    def available(self, device: torch.device) -> str | None:
+        if device.type != "cuda":
+            return "needs a GPU"
+        try:
+            _mul_sum()
+        except (peers.PeerError, ImportError) as error:
+            return str(error)
+        return None
+
+    def supports(self, case: Case) -> str | None:
+        return None if case.epilogue in ("weighted", "live_64") else "weighted sum only"
+
+    def prepare(self, case: Case, operands: Sequence[Operands], scale: float) -> Call:
+        mul_sum = _mul_sum()
+        return lambda each: mul_sum(each.input, each.topk_weights, each.output, num_valid_tokens=each.num_tokens)
+
+
+class VllmUnpermute(Provider):
+    """vLLM's `moe_unpermute`."""
+
+    name = VLLM_UNPERMUTE
+    scales = False
+
+    def available(self, device: torch.device) -> str | None:
+        if device.type != "cuda":
+            return "needs a GPU"
+        try:
+            peers.load_library(peers.VLLM_MOE)
+        except (peers.PeerError, OSError) as error:
+            return str(error).splitlines()[0]
+        return None
+
+    def supports(self, case: Case) -> str | None:
+        return None if case.epilogue == "unpermute_weighted" else "unpermute and weighted sum only"
+
+    def prepare(self, case: Case, operands: Sequence[Operands], scale: float) -> Call:
+        # Its indices are flat, as vLLM's own moe_permute returns them.
+        indices = {id(each): _required(each.inv_permuted_idx).flatten() for each in operands}
+        return lambda each: torch.ops._moe_C.moe_unpermute(
+            each.input, each.topk_weights, indices[id(each)], None, case.topk, each.output
+        )
+
+
+class Transformers(Provider):
+    """The passes that transformers' grouped-mm experts make after the last GEMM: mask, weight, index, sum."""
+
+    name = TRANSFORMERS
+    scales = False
+
+    def supports(self, case: Case) -> str | None:
+        return None if case.epilogue == "unpermute_weighted" else "unpermute and weighted sum only"
+
+    def prepare(self, case: Case, operands: Sequence[Operands], scale: float) -> Call:
+        nothing_skipped = torch.zeros(operands[0].input.shape[0], 1, dtype=torch.bool, device=operands[0].input.device)
+        indices = {id(each): _required(each.inv_permuted_idx).flatten().long() for each in operands}
+
+        def passes(each: Operands) -> None:
+            rows = each.input.masked_fill_(nothing_skipped, 0.0)
+            weighted = rows * _required(each.sorted_weights).unsqueeze(-1)
+            slots = weighted[indices[id(each)]].view(case.tokens, case.topk, case.hidden)
+            each.output.copy_(slots.sum(dim=1))
+
+        return passes
+
+
+FUSED: tuple[Provider, ...] = (MoeCute(), VllmMulSum(), VllmUnpermute(), Transformers())
+
+
+@functools.cache
+def _mul_sum() -> Callable[..., Tensor]:
+    peer = peers.VLLM_MUL_SUM
+    if peer.installed():
+        module = importlib.import_module(peer.member.removesuffix(".py").replace("/", "."))
+    else:
+        module = _import_alone(peer)
+    function: Callable[..., Tensor] = module.moe_fused_mul_sum
+    return function
+
+
+def _import_alone(peer: peers.PeerFile) -> ModuleType:
+    """Import one file of vLLM without vLLM: of the rest it only wants Triton and the GPU's capability."""
+    import triton
+    import triton.language
+
+    platform = SimpleNamespace(is_cuda=lambda: True, get_device_capability=torch.cuda.get_device_capability)
+    stand_ins = {
+        "vllm": SimpleNamespace(),
+        "vllm.platforms": SimpleNamespace(current_platform=platform),
+        "vllm.triton_utils": SimpleNamespace(triton=triton, tl=triton.language),
+    }
+    spec = importlib.util.spec_from_file_location("vllm_moe_fused_mul_sum", peer.find())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.modules.update(stand_ins)  # type: ignore[arg-type]
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+    return module
+
+
+def _required(operand: Tensor | None) -> Tensor:
+    assert operand is not None
+    return operand

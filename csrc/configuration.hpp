@@ -1,0 +1,38 @@
+// What a compiled kernel is specialised for. No CuTe, CUDA or torch here: the generated table includes it everywhere.
+#pragma once
+
+#include <cstdint>
+
+namespace moe_cute {
+
+enum class DType : int8_t { kFloat16, kBFloat16, kFloat32, kFloat64 };
+enum class Backend : int8_t { kCuda, kCpu };
+
+// In rising order: a processor that has one has all before it.
+enum class InstructionSet : int8_t { kNone, kBaseline, kAvx2, kAvx512 };
+
+// kPlain:    the sum and the scale.
+// kWeighted: topk_weights, and shared_output where it is given.
+// kRouted:   everything sum_reduce can do, each part decided at run time.
+enum class Epilogue : int8_t { kPlain, kWeighted, kRouted };
+
+inline constexpr int kAny = 0;
+
+// kHidden and kTopK are sizes, or kAny for sizes known only at run time; kVectorWidth is in elements.
+template <DType kDType_, int kHidden_, int kTopK_, int kVectorWidth_, Epilogue kEpilogue_>
+struct Configuration {
+  static constexpr DType kDType = kDType_;
+  static constexpr int kHidden = kHidden_;
+  static constexpr int kTopK = kTopK_;
+  static constexpr int kVectorWidth = kVectorWidth_;
+  static constexpr Epilogue kEpilogue = kEpilogue_;
+
+  static_assert(kHidden >= 0 && kTopK >= 0 && kVectorWidth >= 1);
+  static_assert(kHidden % kVectorWidth == 0, "a specialised hidden size is a whole number of vectors");
+};
+
+constexpr int element_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+}  // namespace moe_cute

@@ -1,0 +1,89 @@
+// What the body of one configuration reads and writes: the plain kernels carry no more than they use.
+#pragma once
+
+#include <type_traits>
+
+#include "arguments.hpp"
+#include "numeric.hpp"
+
+namespace moe_cute {
+
+struct NoFusion {};
+
+struct Fusion {
+  WeightMatrix weights;
+  IndexMatrix expert_ids;
+  bool has_expert_map;
+  bool is_permuted;
+  int32_t const* expert_map;
+  int64_t expert_map_stride;
+  int64_t experts;
+  IndexMatrix rows_of_slots;
+  int64_t rows;
+  void const* shared;
+  int64_t shared_token_stride;
+  int64_t shared_hidden_stride;
+  int32_t const* live_tokens;
+  DType output_dtype;
+};
+
+template <class C>
+struct Operands : std::conditional_t<C::kEpilogue == Epilogue::kPlain, NoFusion, Fusion> {
+  using T = Element<C::kDType>;
+
+  T const* input;
+  void* output;
+  int64_t input_token_stride;
+  int64_t input_topk_stride;
+  int64_t input_hidden_stride;  // looked at by vector width 1 alone
+  int64_t output_token_stride;
+  int64_t output_hidden_stride;  // likewise
+  Accumulator<T> scale;
+  int topk;
+  bool streaming_store;
+};
+
+// The operands of the tokens from `first_token` on, from element `first_hidden` of each row on.
+template <class C>
+Operands<C> operands_of(SumReduceArguments const& call, int64_t first_token = 0, int64_t first_hidden = 0) {
+  using T = Element<C::kDType>;
+  Operands<C> operands{};
+  int64_t const input_offset =
+      (call.is_permuted ? 0 : first_token * call.input_token_stride) + first_hidden * call.input_hidden_stride;
+  int64_t const output_offset = first_token * call.output_token_stride + first_hidden * call.output_hidden_stride;
+  operands.input = static_cast<T const*>(call.input) + input_offset;
+  operands.output = static_cast<char*>(call.output) + output_offset * element_bytes(call.output_dtype);
+  operands.input_token_stride = call.input_token_stride;
+  operands.input_topk_stride = call.input_topk_stride;
+  operands.input_hidden_stride = call.input_hidden_stride;
+  operands.output_token_stride = call.output_token_stride;
+  operands.output_hidden_stride = call.output_hidden_stride;
+  operands.scale = static_cast<Accumulator<T>>(call.scale);
+  operands.topk = static_cast<int>(call.topk);
+  if constexpr (C::kEpilogue != Epilogue::kPlain) {
+    auto const advance = [first_token](auto matrix, int bytes) {
+      if (matrix.data) matrix.data = static_cast<char const*>(matrix.data) + first_token * matrix.token_stride * bytes;
+      return matrix;
+    };
+    operands.weights = advance(call.weights, call.weights.is_float32 ? 4 : int(sizeof(T)));
+    operands.expert_ids = advance(call.expert_ids, call.expert_ids.is_int64 ? 8 : 4);
+    operands.rows_of_slots = advance(call.rows_of_slots, call.rows_of_slots.is_int64 ? 8 : 4);
+    operands.has_expert_map = call.has_expert_map;
+    operands.is_permuted = call.is_permuted;
+    operands.expert_map = call.expert_map;
+    operands.expert_map_stride = call.expert_map_stride;
+    operands.experts = call.experts;
+    operands.rows = call.rows;
+    operands.shared = call.shared ? static_cast<char const*>(call.shared) +
+                                        (first_token * call.shared_token_stride + first_hidden * call.shared_hidden_stride) *
+                                            element_bytes(call.output_dtype)
+                                  : nullptr;
+    operands.shared_token_stride = call.shared_token_stride;
+    operands.shared_hidden_stride = call.shared_hidden_stride;
+    operands.live_tokens = call.live_tokens;
+    operands.output_dtype = call.output_dtype;
+  }
+  return operands;
+}
+
+}  // namespace moe_cute

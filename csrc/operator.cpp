@@ -1,0 +1,109 @@
+// The operators torch.ops.moe_cute.sum_reduce and sum_reduce_out, over torch's stable ABI.
+#include <dlfcn.h>
+
+#include <optional>
+#include <string>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "host_threads.hpp"
+#include "run.hpp"
+
+namespace moe_cute {
+namespace {
+
+using torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+Type type_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Half: return Type::kFloat16;
+    case ScalarType::BFloat16: return Type::kBFloat16;
+    case ScalarType::Float: return Type::kFloat32;
+    case ScalarType::Double: return Type::kFloat64;
+    case ScalarType::Int: return Type::kInt32;
+    case ScalarType::Long: return Type::kInt64;
+    default: return Type::kOther;
+  }
+}
+
+TensorView view_of(Tensor const& tensor) {
+  TensorView view;
+  view.given = true;
+  view.data = tensor.data_ptr();
+  view.type = type_of(tensor.scalar_type());
+  view.device = tensor.is_cuda() ? Device::kCuda : tensor.is_cpu() ? Device::kCpu : Device::kOther;
+  view.device_index = tensor.get_device_index();
+  view.rank = static_cast<int32_t>(tensor.dim());
+  for (int dim = 0; dim < view.rank && dim < TensorView::kMaxRank; ++dim) {
+    view.sizes[dim] = tensor.size(dim);
+    view.strides[dim] = tensor.stride(dim);
+  }
+  return view;
+}
+
+TensorView view_of(std::optional<Tensor> const& tensor) { return tensor ? view_of(*tensor) : TensorView{}; }
+
+// libtorch_cuda has it, which a machine without CUDA does not: found at run time, not at load time.
+void* current_cuda_stream(int32_t device) {
+  using Get = AOTITorchError (*)(int32_t, void**);
+  static Get const get = reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
+  STD_TORCH_CHECK(get != nullptr, "moe_cute: this torch has no CUDA, but the input is on a CUDA device");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(get(device, &stream));
+  return stream;
+}
+
+void sum_reduce_out(Tensor input, Tensor output, double routed_scaling_factor, std::optional<Tensor> topk_weights,
+                    std::optional<Tensor> topk_ids, std::optional<Tensor> expert_map, std::optional<Tensor> inv_permuted_idx,
+                    std::optional<Tensor> shared_output, std::optional<Tensor> num_tokens,
+                    std::optional<std::string> variant, bool pdl) {
+  Call call{view_of(input),     view_of(output),           view_of(topk_weights),  view_of(topk_ids),
+            view_of(expert_map), view_of(inv_permuted_idx), view_of(shared_output), view_of(num_tokens),
+            routed_scaling_factor};
+  RunOptions options;
+  options.variant = variant ? variant->c_str() : nullptr;
+  options.programmatic_dependent_launch = pdl;
+  options.parallel_for = on_torch_threads;
+  if (call.input.device == Device::kCuda) options.stream = current_cuda_stream(call.input.device_index);
+  run(call, options);
+}
+
+Tensor sum_reduce(Tensor input, double routed_scaling_factor, std::optional<Tensor> topk_weights, std::optional<Tensor> topk_ids,
+                  std::optional<Tensor> expert_map, std::optional<Tensor> inv_permuted_idx, std::optional<Tensor> shared_output,
+                  std::optional<Tensor> num_tokens, std::optional<ScalarType> out_dtype, std::optional<std::string> variant,
+                  bool pdl) {
+  STD_TORCH_CHECK(input.dim() >= 2, "input: was of rank ", input.dim(), "; allowed: [tokens, topk, hidden], or [rows, hidden] with inv_permuted_idx");
+  int64_t const tokens = inv_permuted_idx ? inv_permuted_idx->size(0) : input.size(0);
+  Tensor output = torch::stable::new_empty(input, {tokens, input.size(input.dim() - 1)}, out_dtype);
+  sum_reduce_out(input, output, routed_scaling_factor, topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output,
+                 num_tokens, variant, pdl);
+  return output;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(moe_cute, library) {
+  library.def(
+      "sum_reduce(Tensor input, float routed_scaling_factor=1.0, *, Tensor? topk_weights=None, Tensor? topk_ids=None, "
+      "Tensor? expert_map=None, Tensor? inv_permuted_idx=None, Tensor? shared_output=None, Tensor? num_tokens=None, "
+      "ScalarType? out_dtype=None, str? variant=None, bool pdl=True) -> Tensor");
+  library.def(
+      "sum_reduce_out(Tensor input, Tensor(a!) output, float routed_scaling_factor=1.0, *, Tensor? topk_weights=None, "
+      "Tensor? topk_ids=None, Tensor? expert_map=None, Tensor? inv_permuted_idx=None, Tensor? shared_output=None, "
+      "Tensor? num_tokens=None, str? variant=None, bool pdl=True) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(moe_cute, CPU, library) {
+  library.impl("sum_reduce", TORCH_BOX(&sum_reduce));
+  library.impl("sum_reduce_out", TORCH_BOX(&sum_reduce_out));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(moe_cute, CUDA, library) {
+  library.impl("sum_reduce", TORCH_BOX(&sum_reduce));
+  library.impl("sum_reduce_out", TORCH_BOX(&sum_reduce_out));
+}
+
+}  // namespace moe_cute

@@ -1,0 +1,89 @@
+// Vectors between global memory and the arithmetic: the one place where the host and the device differ.
+#pragma once
+
+#include <cute/tensor.hpp>
+
+#include "memory.hpp"
+#include "numeric.hpp"
+
+namespace moe_cute {
+
+#if defined(__CUDACC__)
+#define MOE_CUTE_UNROLL CUTE_UNROLL
+#else
+// A loop over a vector's elements must still be one where the compiler looks for loops to vectorise.
+#define MOE_CUTE_UNROLL _Pragma("GCC unroll 1")
+#endif
+
+// kVectorWidth elements from `base` on. One element alone may be anywhere; those of a vector are neighbours.
+template <int kVectorWidth, class T>
+CUTE_HOST_DEVICE auto vector_at(T* base) {
+  return cute::make_tensor(cute::make_gmem_ptr(base), cute::Layout<cute::Shape<cute::Int<kVectorWidth>>>{});  // (V)
+}
+
+// Copies a vector in accesses of `Operation`: several where the vector is longer than one access.
+template <class Operation, class Source, class Destination>
+CUTE_HOST_DEVICE void copy_vector(Source const& source, Destination&& destination) {
+  using namespace cute;
+  using T = typename Source::value_type;
+  using Width = Int<Operation::kBits / int(8 * sizeof(T))>;
+  Tensor sources = logical_divide(source, Layout<Width>{});            // (width, accesses)
+  Tensor destinations = logical_divide(destination, Layout<Width>{});  // (width, accesses)
+  CUTE_UNROLL
+  for (int access = 0; access < size<1>(sources); ++access) {
+    copy(Copy_Atom<Operation, T>{}, sources(_, access), destinations(_, access));
+  }
+}
+
+#if defined(__CUDACC__)
+// In registers: a load is on its way as soon as it is issued.
+template <class T, int kVectorWidth, int kRows>
+struct Rows {
+  decltype(cute::make_tensor<T>(cute::Shape<cute::Int<kVectorWidth>, cute::Int<kRows>>{})) staged;  // (V, rows)
+
+  CUTE_HOST_DEVICE void load(int row, T const* address) {
+    copy_vector<LoadVector<kAccessBits<T, kVectorWidth>>>(vector_at<kVectorWidth>(address), staged(cute::_, row));
+  }
+  CUTE_HOST_DEVICE T operator()(int element, int row) const { return staged(element, row); }
+};
+
+// How many rows are on their way before the first add: all of them, or four where topk is known only at run time, which
+// leaves the registers for a full multiprocessor.
+template <class C>
+inline constexpr int kRowsInFlight = C::kTopK == kAny ? 4 : C::kTopK;
+#else
+// In place: a core reorders its own loads, and a copy on the stack would stall them.
+template <class T, int kVectorWidth, int kRows>
+struct Rows {
+  T const* addresses[kRows];
+
+  void load(int row, T const* address) { addresses[row] = address; }
+  T operator()(int element, int row) const { return addresses[row][element]; }
+};
+
+template <class C>
+inline constexpr int kRowsInFlight = 1;
+#endif
+
+// Rounds a sum once, to the dtype of `address`, and stores it there.
+template <class Sum, class T>
+CUTE_HOST_DEVICE void store_rounded(Sum const& sum, T* address, bool streaming) {
+  using namespace cute;
+  constexpr int V = decltype(size(sum))::value;
+  Tensor destination = vector_at<V>(address);  // (V)
+  if (!kStagedStores && !streaming) {
+    MOE_CUTE_UNROLL
+    for (int v = 0; v < V; ++v) {
+      destination(v) = from_accumulator<T>(sum(v));
+    }
+    return;
+  }
+  Tensor rounded = make_tensor<T>(Int<V>{});  // (V)
+  MOE_CUTE_UNROLL
+  for (int v = 0; v < V; ++v) {
+    rounded(v) = from_accumulator<T>(sum(v));
+  }
+  copy_vector<StoreVector<kAccessBits<T, V>>>(rounded, destination);
+}
+
+}  // namespace moe_cute

@@ -1,0 +1,46 @@
+// Which variant runs a call, and why not a better one.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "variant.hpp"
+
+namespace moe_cute {
+
+// The machine a call runs on: a CUDA device, or this host.
+struct Machine {
+  Backend backend = Backend::kCpu;
+  int architecture = 0;     // CUDA: 90 for sm_90
+  int multiprocessors = 0;  // CUDA
+  InstructionSet instruction_set = InstructionSet::kBaseline;  // CPU: the best it has
+};
+
+Machine this_host();
+
+struct Choice {
+  Variant const* variant = nullptr;
+  int threads = 0;        // CUDA: in a block
+  bool prefetch = false;  // CUDA: ask for the rows' cache lines before the kernel before has ended
+  bool measured = false;  // CUDA: from a launch rule, not from the heuristic
+};
+
+struct Refusal {
+  Variant const* variant;
+  std::string reason;
+};
+
+// The first variant in order of preference that accepts the call; none where a build has no variant for it.
+Choice choose(SumReduceArguments const& call, Machine const& machine);
+
+// The same, with the refusals of all that were preferred over it.
+Choice explain(SumReduceArguments const& call, Machine const& machine, std::vector<Refusal>& refusals);
+
+// The variant of that name, if it accepts the call; else `refusal` says why not.
+Choice choose_by_name(std::string const& name, SumReduceArguments const& call, Machine const& machine, std::string& refusal);
+
+char const* name_of(InstructionSet instruction_set);
+char const* name_of(Epilogue epilogue);
+char const* name_of(Backend backend);
+
+}  // namespace moe_cute

@@ -1,0 +1,48 @@
+// The table of compiled variants, in generated/variants.cpp: best first among those that accept the same call.
+#pragma once
+
+#include <cstddef>
+
+#include "launch.hpp"
+
+namespace moe_cute {
+
+struct Variant {
+  char const* name;
+  Backend backend;
+  InstructionSet instruction_set;  // kNone on CUDA
+  DType dtype;
+  int hidden;  // or kAny
+  int topk;    // or kAny
+  int vector_width;
+  Epilogue epilogue;
+  Launch launch;  // null where this build has no such backend
+};
+
+// A measured choice of launch, from specs/tuning/: for outputs of up to `output_elements` (tokens x hidden).
+struct LaunchRule {
+  int architecture;
+  DType dtype;
+  Epilogue epilogue;
+  int topk;
+  int64_t output_elements;
+  int vector_width;
+  int threads;
+  bool prefetch;
+};
+
+template <class T>
+struct Table {
+  T const* first;
+  std::size_t count;
+  T const* begin() const { return first; }
+  T const* end() const { return first + count; }
+};
+
+Table<Variant> variants();
+Table<LaunchRule> launch_rules();
+
+// What the build was made for, as text: "80 90 100 120 120+PTX"; empty without CUDA.
+char const* compiled_architectures();
+
+}  // namespace moe_cute

@@ -1,0 +1,91 @@
+"""Which combinations of a spec's lists are worth a kernel."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from generator.spec import Spec, wide_widths
+from generator.variant import Variant
+from generator.vocabulary import DTYPES, BackendName, DTypeName, EpilogueName
+
+Size = int | Literal["any"]
+Sizes = Callable[[list[Size]], list[int | None]]
+Widths = Callable[[DTypeName, list[int]], list[int]]
+
+CPU_CACHE_LINE_BYTES = 64
+
+
+def every_size(sizes: list[Size]) -> list[int | None]:
+    return [None if size == "any" else size for size in sizes]
+
+
+def numbers(sizes: list[Size]) -> list[int | None]:
+    return [size for size in every_size(sizes) if size is not None]
+
+
+def run_time_only(sizes: list[Size]) -> list[int | None]:
+    return [None]
+
+
+def every_width(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return widths
+
+
+def wide_or_one(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return sorted({*wide_widths(dtype, widths), 1})
+
+
+def cache_line(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return [CPU_CACHE_LINE_BYTES // DTYPES[dtype].bytes]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The product of what each selector keeps of its list in the spec."""
+
+    backend: BackendName
+    epilogues: tuple[EpilogueName, ...]
+    hidden: Sizes
+    topk: Sizes
+    vector_widths: Widths
+
+
+PLAIN: tuple[EpilogueName, ...] = ("plain",)
+FUSED: tuple[EpilogueName, ...] = ("weighted", "routed")
+
+RULES = (
+    # Any call finds one of these. The best width depends on its alignment and its number of tokens: all are made.
+    Rule("cuda", PLAIN, run_time_only, every_size, every_width),
+    # Packed rows at constant offsets of one address save a few instructions: at most 1 % at few tokens (1.72 against
+    # 1.73 us for 16 tokens of 7168 in bfloat16 on an H200). That earns neither a loop over topk nor narrow loads, which
+    # serve callers whose rows are not packed.
+    Rule("cuda", PLAIN, numbers, numbers, wide_widths),
+    # Their loads per slot outweigh what a constant hidden size saves; of the narrow widths, one element takes any call.
+    Rule("cuda", FUSED, run_time_only, every_size, wide_or_one),
+    # One vector is a cache line, which the compiler cuts into the registers there are, and single elements sum the rest
+    # of a row. The spec's widths do not matter here: they are about loads of a GPU.
+    Rule("cpu", PLAIN, run_time_only, every_size, cache_line),
+    # Every slot is looked up as it comes, whether topk is a constant or not: one loop serves all.
+    Rule("cpu", FUSED, run_time_only, run_time_only, cache_line),
+)
+
+
+def variants(spec: Spec) -> list[Variant]:
+    """Every kernel that the spec asks for and a rule makes, the best first among those that accept the same call."""
+    made = (variant for rule in RULES for variant in _made_by(rule, spec))
+    return sorted(made, key=lambda variant: variant.priority)
+
+
+def _made_by(rule: Rule, spec: Spec) -> Iterator[Variant]:
+    instruction_sets = spec.backends.cpu.instruction_sets if rule.backend == "cpu" else [None]
+    for dtype, widths in spec.vector_widths.items():
+        for epilogue, hidden, topk, width, instruction_set in product(
+            [epilogue for epilogue in spec.epilogues if epilogue in rule.epilogues],
+            rule.hidden(spec.hidden_sizes),
+            rule.topk(spec.topk),
+            rule.vector_widths(dtype, widths),
+            instruction_sets,
+        ):
+            if (hidden or 0) % width == 0:
+                yield Variant(rule.backend, dtype, hidden, topk, width, instruction_set, epilogue)

@@ -1,0 +1,161 @@
+"""specs/tuning/<arch>.yaml, edition 1: launches that were measured to be the fastest, written by `make tune`."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+
+from generator import strict
+from generator.problems import KeyPath
+from generator.spec import AnyTopK, Architecture, Epilogue, Spec, Threads
+from generator.strict import Allowed, Contradiction, StrictModel
+from generator.variant import Variant
+from generator.vocabulary import DTYPES, EPILOGUES, DTypeName, EpilogueName
+
+Text = Annotated[
+    str, Field(pattern=r"^[ -~]{1,100}$"), Allowed("one line of text, in quotes where it looks like a number")
+]
+DType = Annotated[DTypeName, Allowed(", ".join(DTYPES))]
+Elements = Annotated[
+    Annotated[int, Field(ge=1, lt=1 << 63)] | Literal["any"], Allowed("a whole number of elements from 1, or any")
+]
+
+
+class Measured(StrictModel):
+    """What the launches were measured on."""
+
+    gpu: Text
+    date: Text
+    driver: Text
+    cuda: Text
+    torch: Text
+
+
+class Step(StrictModel):
+    """The launch for outputs of up to `output_elements` (tokens x hidden)."""
+
+    output_elements: Elements
+    vector_width: Annotated[int, Field(ge=1), Allowed("a whole number of elements")]
+    threads: Threads
+    prefetch: bool
+
+
+class Ladder(StrictModel):
+    """The launches of one kind of call, by rising size; the last step's is `any`."""
+
+    dtype: DType
+    epilogue: Epilogue
+    topk: AnyTopK
+    steps: Annotated[list[Step], Field(min_length=1)]
+
+
+class TuningFile(StrictModel):
+    edition: Annotated[Literal[1], Allowed("1, the edition this generator reads")]
+    architecture: Architecture
+    measured: Measured
+    ladders: Annotated[list[Ladder], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class LaunchRule:
+    """A row of the generated table. None is any topk, and an output of any size."""
+
+    architecture: int
+    dtype: DTypeName
+    epilogue: EpilogueName
+    topk: int | None
+    output_elements: int | None
+    vector_width: int
+    threads: int
+    prefetch: bool
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """The first that fits a call is its rule: a given topk before any, small outputs before large."""
+        dtype, epilogue = list(DTYPES).index(self.dtype), list(EPILOGUES).index(self.epilogue)
+        return self.architecture, dtype, epilogue, self.topk or inf, self.output_elements or inf
+
+
+def launch_rules(directory: Path, spec: Spec, variants: list[Variant]) -> list[LaunchRule]:
+    """The rules of every tuning file in a directory, which need not exist. Raises BadFile."""
+    paths = sorted(path for path in directory.glob("*") if path.suffix in (".yaml", ".yml"))
+    rules = (rule for path in paths for rule in _rules_of(load(path, spec, variants)))
+    return sorted(rules, key=lambda rule: rule.order)
+
+
+def load(path: Path, spec: Spec, variants: list[Variant]) -> TuningFile:
+    """A tuning file that names only what the spec builds. Raises BadFile."""
+    return strict.load(path, TuningFile, lambda tuning: _contradictions(path, tuning, spec, variants))
+
+
+def write_tuning(path: Path, tuning: TuningFile) -> None:
+    """Writes a tuning file, with a header that says what it was measured on and how to measure it again."""
+    header = f"""\
+# yaml-language-server: $schema=schema.json
+#
+# The fastest launches of sm_{tuning.architecture}, measured on {tuning.measured.date} on one {tuning.measured.gpu}.
+# Written by `make tune`: run that on such a GPU to measure them again.
+
+"""
+    data = yaml.safe_dump(tuning.model_dump(), sort_keys=False, default_flow_style=None, width=120)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(header + data, encoding="utf-8")
+
+
+def _rules_of(tuning: TuningFile) -> Iterator[LaunchRule]:
+    for ladder in tuning.ladders:
+        for step in ladder.steps:
+            yield LaunchRule(
+                tuning.architecture,
+                ladder.dtype,
+                ladder.epilogue,
+                None if ladder.topk == "any" else ladder.topk,
+                None if step.output_elements == "any" else step.output_elements,
+                step.vector_width,
+                step.threads,
+                step.prefetch,
+            )
+
+
+def _contradictions(path: Path, tuning: TuningFile, spec: Spec, variants: list[Variant]) -> Iterator[Contradiction]:
+    if path.name != (expected := f"sm{tuning.architecture}.yaml"):
+        yield ("architecture",), f"{tuning.architecture} in {path.name}", f"{tuning.architecture} in {expected}"
+    seen: list[tuple[object, ...]] = []
+    for index, ladder in enumerate(tuning.ladders):
+        here: KeyPath = ("ladders", index)
+        for key, listed in (("dtype", list(spec.vector_widths)), ("epilogue", spec.epilogues), ("topk", spec.topk)):
+            if (value := getattr(ladder, key)) not in listed:
+                yield (*here, key), str(value), f"what the spec lists: {_spell(listed)}"
+        kind = (ladder.dtype, ladder.epilogue, ladder.topk)
+        if kind in seen:
+            yield here, f"another ladder for {_spell(kind)}", "one for each dtype, epilogue and topk"
+        seen.append(kind)
+        yield from _step_contradictions((*here, "steps"), ladder, spec, variants)
+
+
+def _step_contradictions(here: KeyPath, ladder: Ladder, spec: Spec, variants: list[Variant]) -> Iterator[Contradiction]:
+    topk = None if ladder.topk == "any" else ladder.topk
+    built = [
+        variant.vector_width
+        for variant in variants
+        if (variant.backend, variant.hidden) == ("cuda", None)
+        and (variant.dtype, variant.epilogue, variant.topk) == (ladder.dtype, ladder.epilogue, topk)
+    ]
+    sizes = [inf if step.output_elements == "any" else step.output_elements for step in ladder.steps]
+    for index, step in enumerate(ladder.steps):
+        if built and step.vector_width not in built:
+            yield (*here, index, "vector_width"), str(step.vector_width), f"what is built for it: {_spell(built)}"
+        if step.threads not in spec.threads:
+            yield (*here, index, "threads"), str(step.threads), f"what the spec lists: {_spell(spec.threads)}"
+        if index > 0 and sizes[index] <= sizes[index - 1]:
+            yield (*here, index, "output_elements"), str(step.output_elements), "rising sizes, each once"
+    if sizes[-1] != inf:
+        yield (*here, len(sizes) - 1, "output_elements"), str(sizes[-1]), "any, in the last step"
+
+
+def _spell(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,73 @@
+"""Refusals that need Python: what a tensor is, rather than its shape and place, which C++ checks."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _refusal(name: str, tensor: object) -> str | None:
+    if tensor is None:
+        return None
+    if not isinstance(tensor, Tensor):
+        return f"{name}: was of type {type(tensor).__name__}; allowed: a torch.Tensor"
+    if tensor.is_quantized:
+        return f"{name}: was quantized ({tensor.dtype}); allowed: float16, bfloat16, float32 or float64"
+    if tensor.layout != torch.strided:
+        return f"{name}: was of layout {tensor.layout}; allowed: a dense tensor (torch.strided)"
+    return None
+
+
+def refuse_unusable(routed_scaling_factor: object, **tensors: object) -> None:
+    """Raises TypeError for arguments that are no dense tensors, or a scale that is no number."""
+    for name, tensor in tensors.items():
+        if tensor is None and name == "input":
+            raise TypeError("input: was None; allowed: a torch.Tensor")
+        refusal = _refusal(name, tensor)
+        if refusal is not None:
+            raise TypeError(refusal)
+    if isinstance(routed_scaling_factor, bool) or not isinstance(routed_scaling_factor, (float, int, torch.SymFloat, torch.SymInt)):
+        raise TypeError(
+            f"routed_scaling_factor: was of type {type(routed_scaling_factor).__name__}; allowed: a float or an int"
+        )
+    if isinstance(routed_scaling_factor, float) and math.isnan(routed_scaling_factor):
+        raise ValueError("routed_scaling_factor: was nan; allowed: a number")
+
+
+def clearer(error: Exception, **tensors: object) -> Exception:
+    """The error itself, or the better one where a tensor is of a kind that could not even be looked at."""
+    for name, tensor in tensors.items():
+        refusal = _refusal(name, tensor)
+        if refusal is not None:
+            return TypeError(refusal)
+    return error
+
+
+def refuse_gradient(output: Tensor, **tensors: Tensor | None) -> None:
+    """Raises ValueError where autograd would have to follow a write into ``output``."""
+    if output.requires_grad:
+        raise ValueError("output: was a tensor that requires grad; allowed: one that does not, or None")
+    if torch.is_grad_enabled():
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.requires_grad:
+                raise ValueError(
+                    f"output: was given while {name} requires grad; allowed: None, so that autograd follows, or a call under "
+                    "torch.no_grad()"
+                )
+
+
+def check_ids_and_rows(
+    input: Tensor, topk_ids: Tensor | None, expert_map: Tensor | None, inv_permuted_idx: Tensor | None
+) -> None:
+    """Raises ValueError naming the first slot past an end (``MOE_CUTE_CHECK=1``). Synchronises with the device."""
+    if topk_ids is not None and expert_map is not None:
+        _check_below("topk_ids", topk_ids, expert_map.shape[0], "experts in expert_map")
+    if inv_permuted_idx is not None:
+        _check_below("inv_permuted_idx", inv_permuted_idx, input.shape[0], "rows in input")
+
+
+def _check_below(name: str, indices: Tensor, count: int, counted: str) -> None:
+    past = (indices >= count).nonzero()
+    if past.shape[0]:
+        slot = past[0].tolist()
+        raise ValueError(f"{name}: was {indices[tuple(slot)].item()} in slot {slot}; allowed: less than the {count} {counted}")

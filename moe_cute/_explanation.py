@@ -1,0 +1,140 @@
+"""`explain`: which variant a call takes, and why each better one was refused."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_cute._extension import _C
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The choice for one call. ``str()`` prints it for a person; ``as_dict()`` is for programs."""
+
+    variant: str | None
+    """The chosen variant's name, or None where every variant was refused."""
+    threads: int
+    """Threads in a CUDA block; 0 on a CPU."""
+    prefetch: bool
+    """Whether the launch asks for the rows' cache lines before the kernel before it has ended."""
+    measured: bool
+    """Whether the launch comes from a tuning file for this architecture, not from the heuristic."""
+    refused: tuple[tuple[str, str], ...]
+    """Name and reason of each variant that was preferred but cannot run the call."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.variant is None:
+            head = "no variant runs this call"
+        elif self.threads:
+            origin = "measured" if self.measured else "heuristic"
+            prefetch = ", prefetch" if self.prefetch else ""
+            head = f"{self.variant} ({self.threads} threads a block{prefetch}; {origin})"
+        else:
+            head = self.variant
+        return "\n".join([head, *(f"  not {name}: {reason}" for name, reason in self.refused)])
+
+
+def variants() -> list[dict[str, Any]]:
+    """Every variant of this build's table, in its order: name, backend, dtype, hidden and topk (0: any), vector_width in
+    elements, instruction_set, epilogue, built."""
+    return list(_C.variants())
+
+
+def explain(
+    input: Tensor | Sequence[int],
+    output: Tensor | None = None,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str | torch.device = "cpu",
+    topk_weights: Tensor | bool | None = None,
+    topk_ids: Tensor | bool | None = None,
+    expert_map: Tensor | bool | None = None,
+    inv_permuted_idx: Tensor | Sequence[int] | None = None,
+    shared_output: Tensor | bool | None = None,
+    num_tokens: Tensor | bool | None = None,
+    out_dtype: torch.dtype | None = None,
+    architecture: int = 0,
+    multiprocessors: int = 132,
+) -> Explanation:
+    """Tells which variant ``sum_reduce`` would take. Nothing is run.
+
+    Args:
+        input: the tensor of the call, or only its shape ``(tokens, topk, hidden)``; then ``dtype`` and ``device`` say the
+            rest, the tensors are taken to be contiguous and aligned, and True stands for each optional tensor that the call
+            would have.
+        output: the output of the call, where it matters (its strides, its alignment, its dtype).
+        architecture: 90 for sm_90; 0 asks the device. With a number, a machine without a GPU can explain a CUDA call.
+        multiprocessors: of that GPU.
+
+    Raises:
+        ValueError, TypeError: as ``sum_reduce``.
+    """
+    if not isinstance(input, Tensor):
+        input = _Described(tuple(input), dtype, torch.device(device))
+    rows = inv_permuted_idx if inv_permuted_idx is not None else input
+    tokens = rows.shape[0] if not isinstance(rows, Sequence) else rows[0]
+    if isinstance(rows, Sequence):
+        topk = rows[1]
+    else:
+        topk = rows.shape[1] if len(rows.shape) > 1 else 0
+    hidden = input.shape[-1] if len(input.shape) else 0
+    result_dtype = out_dtype or input.dtype
+
+    def described(given: Any, shape: tuple[int, ...], default: torch.dtype) -> Any:
+        if given is None or given is False or isinstance(given, Tensor):
+            return None if given is False else given
+        return _Described(shape, default, input.device)
+
+    tensors = (
+        input,
+        output if output is not None else _Described((tokens, hidden), result_dtype, input.device),
+        described(topk_weights, (tokens, topk), torch.float32),
+        described(topk_ids, (tokens, topk), torch.int32),
+        described(expert_map, (1,), torch.int32),
+        described(inv_permuted_idx, (tokens, topk), torch.int32),
+        described(shared_output, (tokens, hidden), output.dtype if output is not None else result_dtype),
+        described(num_tokens, (1,), torch.int32),
+    )
+    choice = _C.explain(*(_description(tensor) for tensor in tensors), 1.0, architecture, multiprocessors)
+    variant, threads, prefetch, measured, refused = choice
+    return Explanation(variant, threads, prefetch, measured, tuple(refused))
+
+
+class _Described:
+    """A contiguous tensor that need not exist."""
+
+    _addresses = 0
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        _Described._addresses += 1
+        self.address = _Described._addresses << 48  # far from every other: nothing overlaps
+
+    def stride(self) -> tuple[int, ...]:
+        strides = [1]
+        for size in reversed(self.shape[1:]):
+            strides.append(strides[-1] * max(size, 1))
+        return tuple(reversed(strides))
+
+    def data_ptr(self) -> int:
+        return self.address
+
+
+def _description(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...], str, str, int, int] | None:
+    if tensor is None:
+        return None
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return (
+        tuple(tensor.shape),
+        tuple(tensor.stride()),
+        dtype,
+        tensor.device.type,
+        tensor.device.index or 0,
+        tensor.data_ptr(),
+    )

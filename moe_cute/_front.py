@@ -1,0 +1,152 @@
+"""`sum_reduce`: the one call, and the choice between its two ways in.
+
+The direct way reads plain tensors from C and launches. The operator `torch.ops.moe_cute` serves whatever needs torch's
+dispatcher: autograd, torch.compile, functorch, tensor subclasses and dispatch modes.
+"""
+
+import os
+
+import torch
+from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
+
+from moe_cute import _operator  # noqa: F401  (registers what torch.ops.moe_cute needs)
+from moe_cute._checks import check_ids_and_rows, clearer, refuse_gradient, refuse_unusable
+from moe_cute._extension import _C
+
+_direct = _C.sum_reduce
+
+
+def sum_reduce(
+    input: Tensor,
+    output: Tensor | None = None,
+    routed_scaling_factor: float = 1.0,
+    *,
+    topk_weights: Tensor | None = None,
+    topk_ids: Tensor | None = None,
+    expert_map: Tensor | None = None,
+    inv_permuted_idx: Tensor | None = None,
+    shared_output: Tensor | None = None,
+    num_tokens: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    pdl: bool = True,
+) -> Tensor:
+    """Sums each token's top-k expert rows: the last step of a mixture-of-experts layer, in one pass.
+
+    ``output[t] = routed_scaling_factor * sum_k topk_weights[t, k] * input[t, k] + shared_output[t]``, accumulated in
+    float32 (float64 for float64) from +0 with k ascending, by ``fma`` where there are weights, and rounded once, to nearest
+    even. The bits do not depend on the variant, the batch, the strides or the device.
+
+    Args:
+        input: ``[tokens, topk, hidden]``, or ``[rows, hidden]`` with ``inv_permuted_idx``; float16, bfloat16, float32 or
+            float64, on a CPU or a CUDA device; any strides and any storage offset.
+        output: ``[tokens, hidden]``, written and returned; any strides without overlap, of the input's dtype, or float32
+            for 16-bit inputs, or 16-bit for float32. Made where it is None.
+        routed_scaling_factor: multiplied once, in the accumulator's precision.
+        topk_weights: ``[tokens, topk]``, float32 or the input's dtype.
+        topk_ids: ``[tokens, topk]``, int32 or int64: expert of each slot. A slot whose id is negative is skipped: its row is
+            not read.
+        expert_map: ``[experts]``, int32: local index of each expert. A slot whose id maps to a negative number, or lies past
+            the map's end, is skipped.
+        inv_permuted_idx: ``[tokens, topk]``, int32 or int64: the row of ``input`` that each slot reads. A negative row, or
+            one past the last, is skipped.
+        shared_output: ``[tokens, hidden]``, of the output's dtype, added after the scale in the same rounding; it may be
+            ``output`` itself.
+        num_tokens: one int32 on the input's device: rows of the output past it are left as they are, and cost next to
+            nothing.
+        out_dtype: dtype of an output made here.
+        variant: the name of a compiled variant to insist on; ``moe_cute.explain`` lists them.
+        pdl: on GPUs of architecture 90 and above, let the launch overlap with the end of the kernel before it (programmatic
+            dependent launch). It is correct next to any kernel; False turns it off.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        ValueError, TypeError: an argument is refused; the message names it, what it was and what is allowed. Nothing has
+            been written.
+        RuntimeError: the launch failed, or this build has nothing for the input's device.
+
+    With ``MOE_CUTE_CHECK=1`` in the environment, ids and rows past their ends are errors too; that check synchronises.
+    """
+    fused = not (
+        topk_weights is None
+        and topk_ids is None
+        and expert_map is None
+        and inv_permuted_idx is None
+        and shared_output is None
+        and num_tokens is None
+        and variant is None
+    )
+    extras = (topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output, num_tokens) if fused else ()
+    if torch.compiler.is_compiling() or not _is_plain(input, output, extras):
+        return _through_dispatcher(input, output, routed_scaling_factor, extras, out_dtype, variant, pdl)
+    if _CHECK:
+        check_ids_and_rows(input, topk_ids, expert_map, inv_permuted_idx)
+    target = output
+    try:
+        if target is None:
+            target = _empty_output(input, inv_permuted_idx, out_dtype)
+        elif out_dtype is not None and out_dtype is not target.dtype:
+            raise TypeError(f"out_dtype: was {out_dtype}; allowed: the output's {target.dtype}, or None")
+        if fused:
+            _direct(input, target, routed_scaling_factor, pdl, *extras, variant)
+        else:
+            _direct(input, target, routed_scaling_factor, pdl)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if input.is_meta:
+            return _through_dispatcher(input, output, routed_scaling_factor, extras, out_dtype, variant, pdl)
+        raise clearer(error, input=input, output=output, shared_output=shared_output) from None
+    if output is not None and not output.is_inference():
+        torch.autograd.graph.increment_version(output)
+    return target
+
+
+_CHECK = os.environ.get("MOE_CUTE_CHECK", "0") not in ("", "0")
+
+
+def _is_plain(input: Tensor, output: Tensor | None, extras: tuple[Tensor | None, ...]) -> bool:
+    """Whether nothing that torch's dispatcher does is needed for these tensors."""
+    if type(input) is not Tensor or _len_torch_dispatch_stack() or peek_interpreter_stack() is not None or input.is_neg():
+        return False
+    if output is not None and (type(output) is not Tensor or output.requires_grad):
+        return False
+    grad = torch.is_grad_enabled()
+    if grad and input.requires_grad:
+        return False
+    for tensor in extras:
+        if tensor is not None and (type(tensor) is not Tensor or (grad and tensor.requires_grad)):
+            return False
+    return True
+
+
+def _empty_output(input: Tensor, inv_permuted_idx: Tensor | None, out_dtype: torch.dtype | None) -> Tensor:
+    rows = input if inv_permuted_idx is None else inv_permuted_idx
+    if input.dim() < 2 or rows.dim() < 1:
+        raise ValueError(f"input: was of shape {list(input.shape)}; allowed: shape [tokens, topk, hidden]")
+    return input.new_empty((rows.shape[0], input.shape[-1]), dtype=out_dtype)
+
+
+def _through_dispatcher(
+    input: Tensor,
+    output: Tensor | None,
+    routed_scaling_factor: float,
+    extras: tuple[Tensor | None, ...],
+    out_dtype: torch.dtype | None,
+    variant: str | None,
+    pdl: bool,
+) -> Tensor:
+    names = ("topk_weights", "topk_ids", "expert_map", "inv_permuted_idx", "shared_output", "num_tokens")
+    keywords = dict(zip(names, extras, strict=True)) if extras else {}
+    refuse_unusable(routed_scaling_factor, input=input, output=output, **keywords)
+    if output is None:
+        return torch.ops.moe_cute.sum_reduce(
+            input, routed_scaling_factor, **keywords, out_dtype=out_dtype, variant=variant, pdl=pdl
+        )
+    refuse_gradient(output, input=input, **keywords)
+    if out_dtype is not None and out_dtype != output.dtype:
+        raise TypeError(f"out_dtype: was {out_dtype}; allowed: the output's {output.dtype}, or None")
+    torch.ops.moe_cute.sum_reduce_out(input, output, routed_scaling_factor, **keywords, variant=variant, pdl=pdl)
+    return output

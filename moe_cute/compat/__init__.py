@@ -1,0 +1,1 @@
+"""Functions with the signatures and semantics of other packages' own, over `moe_cute.sum_reduce`."""

@@ -1,0 +1,19 @@
+"""Stands in for `sgl_kernel`."""
+
+from torch import Tensor
+
+from moe_cute._front import sum_reduce
+
+
+def moe_sum_reduce(input: Tensor, output: Tensor, routed_scaling_factor: float = 0) -> None:
+    """``sgl_kernel.moe_sum_reduce``: writes ``routed_scaling_factor * input.sum(1)`` into ``output``.
+
+    Args:
+        input: ``[tokens, topk, hidden]``.
+        output: ``[tokens, hidden]``, of the input's dtype.
+        routed_scaling_factor: the default is that package's, 0.
+
+    Raises:
+        ValueError, TypeError: as ``moe_cute.sum_reduce``, where that package fails at the launch or leaves columns unwritten.
+    """
+    sum_reduce(input, output, routed_scaling_factor)

@@ -1,0 +1,42 @@
+"""Stands in for `vllm._custom_ops` and `vllm.model_executor.layers.fused_moe.moe_permute_unpermute`."""
+
+from torch import Tensor
+
+from moe_cute._front import sum_reduce
+
+
+def moe_sum(input: Tensor, output: Tensor, topk_ids: Tensor | None = None, expert_map: Tensor | None = None) -> None:
+    """``vllm``'s ``moe_sum``: writes ``input.sum(1)`` into ``output``.
+
+    Args:
+        input: ``[tokens, topk, hidden]``.
+        output: ``[tokens, hidden]``.
+        topk_ids: ``[tokens, topk]``, int32 or int64: slots of experts that are not local are skipped, and not read.
+        expert_map: ``[experts]``, int32: local index of each expert, negative where it is not local.
+    """
+    sum_reduce(input, output, topk_ids=topk_ids, expert_map=expert_map)
+
+
+def moe_unpermute(
+    permuted_hidden_states: Tensor,
+    topk_weights: Tensor,
+    inv_permuted_idx: Tensor,
+    expert_first_token_offset: Tensor | None,
+    topk: int,
+    hidden_states: Tensor,
+) -> None:
+    """``vllm``'s ``moe_unpermute``: writes the weighted sum of each token's rows into ``hidden_states``.
+
+    Args:
+        permuted_hidden_states: ``[rows, hidden]``, sorted by expert.
+        topk_weights: ``[tokens, topk]``, float32.
+        inv_permuted_idx: ``[tokens, topk]`` or flat ``[tokens * topk]``: the row of each slot.
+        expert_first_token_offset: ``[local experts + 1]``, int64: rows from its last entry on belong to no local expert and
+            are skipped. None where every row is local.
+        topk: slots of a token.
+        hidden_states: ``[tokens, hidden]``, written.
+    """
+    rows = inv_permuted_idx.view(-1, topk)
+    if expert_first_token_offset is not None:
+        rows = rows.where(rows < expert_first_token_offset[-1], -1)
+    sum_reduce(permuted_hidden_states, hidden_states, topk_weights=topk_weights, inv_permuted_idx=rows)

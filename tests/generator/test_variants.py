@@ -1,0 +1,125 @@
+"""Which kernels a spec makes, what they are called, and in which order they are tried."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from generator import rules
+from generator.cli import SPEC
+from generator.spec import load
+from generator.variant import Variant
+from generator.vocabulary import DTYPES, INSTRUCTION_SETS
+
+COMMITTED = rules.variants(load(SPEC))
+
+NAME = re.compile(
+    r"sum_reduce_(?P<backend>cuda|cpu)(_(?P<instruction_set>baseline|avx2|avx512))?_(?P<dtype>f16|bf16|f32|f64)"
+    r"_h(?P<hidden>\d+|any)_k(?P<topk>\d+|any)_v(?P<vector_width>\d+)(_(?P<epilogue>weighted|routed))?"
+)
+
+
+@pytest.mark.parametrize("variant", COMMITTED, ids=lambda variant: variant.name)
+def test_a_name_says_everything(variant: Variant) -> None:
+    match = NAME.fullmatch(variant.name)
+    assert match is not None
+    assert match["backend"] == variant.backend
+    assert match["instruction_set"] == variant.instruction_set
+    assert match["dtype"] == DTYPES[variant.dtype].short
+    assert match["hidden"] == str(variant.hidden or "any")
+    assert match["topk"] == str(variant.topk or "any")
+    assert int(match["vector_width"]) == variant.vector_width
+    assert (match["epilogue"] or "plain") == variant.epilogue
+
+
+def test_names_and_types_are_spelled_as_agreed() -> None:
+    variant = Variant("cuda", "bfloat16", 4096, 8, 8, None, "plain")
+    assert variant.name == "sum_reduce_cuda_bf16_h4096_k8_v8"
+    assert variant.file == "sum_reduce_cuda_bf16.cu"
+    assert variant.cpp_type == "Configuration<DType::kBFloat16, 4096, 8, 8, Epilogue::kPlain>"
+    assert variant.constraints == [
+        "hidden == 4096, rows packed",
+        "topk == 8",
+        "aligned to 16 bytes",
+        "sum and scale only",
+    ]
+    variant = Variant("cpu", "float32", None, None, 16, "avx2", "routed")
+    assert variant.name == "sum_reduce_cpu_avx2_f32_hany_kany_v16_routed"
+    assert variant.file == "sum_reduce_cpu_f32.cpp"
+    assert variant.cpp_type == "Configuration<DType::kFloat32, kAny, kAny, 16, Epilogue::kRouted>"
+    assert variant.constraints == ["AVX2, FMA, F16C", "every argument"]
+
+
+def test_names_are_unique() -> None:
+    names = [variant.name for variant in COMMITTED]
+    assert len(set(names)) == len(names)
+
+
+def names(path: Path) -> list[str]:
+    return [variant.name for variant in rules.variants(load(path))]
+
+
+def test_what_a_small_spec_makes(spec: Path) -> None:
+    text = spec.read_text().replace("  float16: {vector_widths: [1, 2, 4, 8]}\n", "")
+    spec.write_text(text.replace("[plain, weighted]", "[plain]"))
+    assert names(spec) == [
+        "sum_reduce_cuda_f64_h4096_k8_v2",
+        "sum_reduce_cuda_f64_h4096_k8_v1",
+        "sum_reduce_cuda_f64_hany_k8_v2",
+        "sum_reduce_cuda_f64_hany_k8_v1",
+        "sum_reduce_cuda_f64_hany_kany_v2",
+        "sum_reduce_cuda_f64_hany_kany_v1",
+        "sum_reduce_cpu_avx2_f64_hany_k8_v8",
+        "sum_reduce_cpu_baseline_f64_hany_k8_v8",
+        "sum_reduce_cpu_avx2_f64_hany_kany_v8",
+        "sum_reduce_cpu_baseline_f64_hany_kany_v8",
+    ]
+
+
+def test_the_order_of_lists_in_a_spec_does_not_matter(spec: Path) -> None:
+    before = names(spec)
+    text = spec.read_text().replace("[4096, any]", "[any, 4096]").replace("[8, any]", "[any, 8]")
+    spec.write_text(text.replace("[1, 2, 4, 8]", "[8, 1, 4, 2]").replace("[baseline, avx2]", "[avx2, baseline]"))
+    assert names(spec) == before
+
+
+def test_a_new_hidden_size_adds_its_variants_and_changes_no_other(spec: Path) -> None:
+    before = names(spec)
+    spec.write_text(spec.read_text().replace("[4096, any]", "[4096, 6144, any]"))
+    after = names(spec)
+    assert [name for name in after if "_h6144_" not in name] == before
+    assert [name for name in after if "_h6144_" in name] == [
+        "sum_reduce_cuda_f16_h6144_k8_v8",
+        "sum_reduce_cuda_f16_h6144_k8_v4",
+        "sum_reduce_cuda_f64_h6144_k8_v2",
+        "sum_reduce_cuda_f64_h6144_k8_v1",
+    ]
+
+
+def test_only_widths_that_divide_a_hidden_size_are_made(spec: Path) -> None:
+    spec.write_text(spec.read_text().replace("[4096, any]", "[2884, any]"))
+    assert [name for name in names(spec) if "f16_h2884" in name] == ["sum_reduce_cuda_f16_h2884_k8_v4"]
+
+
+def test_it_is_no_blind_product() -> None:
+    for variant in COMMITTED:
+        if variant.hidden is not None:
+            assert (variant.backend, variant.epilogue) == ("cuda", "plain")
+            assert variant.topk is not None
+            assert variant.vector_width * DTYPES[variant.dtype].bytes in (8, 16)
+        if variant.backend == "cpu":
+            assert variant.vector_width * DTYPES[variant.dtype].bytes == 64
+        if variant.epilogue != "plain":
+            assert variant.vector_width * DTYPES[variant.dtype].bytes != 4 or variant.vector_width == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("epilogue", ["plain", "weighted", "routed"])
+def test_every_call_finds_a_variant(dtype: str, epilogue: str) -> None:
+    general = {
+        (variant.backend, variant.instruction_set)
+        for variant in COMMITTED
+        if (variant.dtype, variant.epilogue, variant.hidden, variant.topk) == (dtype, epilogue, None, None)
+        and (variant.backend == "cpu" or variant.vector_width == 1)
+    }
+    assert general == {("cuda", None), *(("cpu", instruction_set) for instruction_set in INSTRUCTION_SETS)}
