@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,14 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import environment, plot, records, report, runner, shapes
+from benchmarks import environment, plot, records, report, runner, shapes, tune
 from benchmarks.fused import FUSED
 from benchmarks.providers import PLAIN
 from benchmarks.records import RecordError, Results, Writer
 
+ROOT = Path(__file__).resolve().parent.parent
+MANIFEST = ROOT / "generated" / "manifest.json"
+TUNING = ROOT / "specs" / "tuning"
 RESULTS = Path(__file__).resolve().parent / "results"
 GPU_GRIDS = ("main", "outside", "layout", "fused")
 REPORT_WIDTH = 200  # a table of every provider, where the output is a file or a pipe and has no width of its own
@@ -65,6 +69,20 @@ def run(
     if lost:
         typer.echo(f"error: stopped early, the device is lost: {lost}", err=True)
         raise typer.Exit(1)
+
+
+@app.command("tune")
+def tune_command(
+    out: Annotated[Path | None, typer.Option(help="The tuning file. Default: this architecture's, in specs/tuning/.")] = None,
+) -> None:
+    """Measure launches on this GPU and write the fastest down; `python -m generator` turns them into the table."""
+    if not torch.cuda.is_available():
+        raise typer.BadParameter("torch finds no CUDA device, and a launch is only true where it was measured")
+    device = torch.device("cuda", torch.cuda.current_device())
+    major, minor = torch.cuda.get_device_capability(device)
+    path = out or TUNING / f"sm{10 * major + minor}.yaml"
+    tune.tune(path, device, json.loads(MANIFEST.read_text(encoding="utf-8"))["threads"])
+    console.print(f"written: {path}; now `make build`", highlight=False)
 
 
 @app.command("report")

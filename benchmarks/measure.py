@@ -12,14 +12,14 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
-Calls = Mapping[str, Callable[[T], object]]
+Name = TypeVar("Name", bound=Hashable)
 
 REPLAYS = 11
 MIN_REPLAY_US = 500.0  # a graph's own start costs a few microseconds: below one percent of this
@@ -47,8 +47,8 @@ class Sample:
 
 
 def measure_cold(
-    calls: Calls[T], buffers: Sequence[T], bytes_per_call: int, replays: int = REPLAYS
-) -> dict[str, Sample]:
+    calls: Mapping[Name, Callable[[T], object]], buffers: Sequence[T], bytes_per_call: int, replays: int = REPLAYS
+) -> dict[Name, Sample]:
     """Device time per call, from CUDA graphs that run each call over all `buffers` in turn.
 
     Args:
@@ -65,12 +65,12 @@ def measure_cold(
 
 
 def measure_chain(
-    calls: Calls[T],
+    calls: Mapping[Name, Callable[[T], object]],
     buffers: Sequence[T],
     produce: Callable[[T, T], object],
     bytes_per_call: int,
     replays: int = REPLAYS,
-) -> dict[str, Sample]:
+) -> dict[Name, Sample]:
     """Device time per call behind a producer that has just written its input, the producer's own time taken off.
 
     `produce(source, target)` rewrites the input of `target` out of that of `source`, with an ordinary kernel that knows
@@ -89,13 +89,13 @@ def measure_chain(
 
         return run
 
-    graphs = {name: capture(step(call), pairs) for name, call in calls.items()}
+    graphs: dict[Name | str, torch.cuda.CUDAGraph] = {name: capture(step(call), pairs) for name, call in calls.items()}
     graphs[producer_alone] = capture(step(lambda _: None), pairs)
     times = _time_graphs(graphs, replays)
     alone = times.pop(producer_alone)
     return {
-        name: Sample.of([(total - base) / len(pairs) for total, base in zip(totals, alone, strict=True)])
-        for name, totals in times.items()
+        name: Sample.of([(total - base) / len(pairs) for total, base in zip(times[name], alone, strict=True)])
+        for name in calls
     }
 
 
@@ -122,7 +122,9 @@ def measure_host(calls: Mapping[str, Callable[[], object]], repeats: int = REPLA
     return {name: Sample.of(samples) for name, samples in times.items()}
 
 
-def measure_cpu(calls: Calls[T], buffers: Sequence[T], replays: int = REPLAYS) -> dict[str, Sample]:
+def measure_cpu(
+    calls: Mapping[Name, Callable[[T], object]], buffers: Sequence[T], replays: int = REPLAYS
+) -> dict[Name, Sample]:
     """CPU time per call over rotating `buffers`, with the threads that torch is set to."""
     rotation = itertools.cycle(buffers)
 
@@ -160,7 +162,7 @@ def capture(call: Callable[[T], object], operands: Sequence[T]) -> torch.cuda.CU
     return graph
 
 
-def _time_graphs(graphs: Mapping[str, torch.cuda.CUDAGraph], replays: int) -> dict[str, list[float]]:
+def _time_graphs(graphs: Mapping[Name, torch.cuda.CUDAGraph], replays: int) -> dict[Name, list[float]]:
     """Microseconds of each replay."""
     for graph in graphs.values():
         graph.replay()
@@ -185,9 +187,9 @@ R = TypeVar("R")
 
 
 def _interleave(
-    subjects: Mapping[str, V], sample: Callable[[V], R], rounds: int, before_round: Callable[[], object] = lambda: None
-) -> dict[str, list[R]]:
-    results: dict[str, list[R]] = {name: [] for name in subjects}
+    subjects: Mapping[Name, V], sample: Callable[[V], R], rounds: int, before_round: Callable[[], object] = lambda: None
+) -> dict[Name, list[R]]:
+    results: dict[Name, list[R]] = {name: [] for name in subjects}
     for names in _rotations(list(subjects), rounds):
         before_round()
         for name in names:
@@ -195,7 +197,7 @@ def _interleave(
     return results
 
 
-def _rotations(names: list[str], rounds: int) -> Iterator[list[str]]:
+def _rotations(names: list[Name], rounds: int) -> Iterator[list[Name]]:
     for index in range(rounds):
         first = index % len(names) if names else 0
         yield names[first:] + names[:first]

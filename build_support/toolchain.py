@@ -54,14 +54,14 @@ def find_cuda_compiler() -> CudaCompiler | None:
         return CudaCompiler(nvcc)
     on_path = shutil.which("nvcc")
     candidates = [Path(on_path)] if on_path else []
-    candidates += [Path("/usr/local/cuda/bin/nvcc"), *(root / "bin" / "nvcc" for root in _cuda_package_roots())]
+    candidates += [Path("/usr/local/cuda/bin/nvcc"), *(root / "bin" / "nvcc" for root in cuda_package_roots())]
     return next((CudaCompiler(nvcc) for nvcc in candidates if nvcc.is_file()), None)
 
 
 def cuda_include_folders(compiler: CudaCompiler | None) -> list[Path]:
     """Needed by the CPU backend too: CuTe includes cuda_runtime_api.h and cuda/std."""
     roots = [compiler.root] if compiler else []
-    roots += [*_cuda_package_roots(), Path("/usr/local/cuda"), Path("/usr")]
+    roots += [*cuda_package_roots(), Path("/usr/local/cuda"), Path("/usr")]
     folders = [folder for root in roots for folder in _toolkit_folders(root, "include")]
     needed = "the nvidia-cuda-runtime and nvidia-cuda-cccl packages"
     runtime = _first_with("cuda_runtime_api.h", folders, needed).parent
@@ -128,7 +128,7 @@ def _package_folders(name: str) -> list[Path]:
     return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
 
 
-def _cuda_package_roots() -> list[Path]:
+def cuda_package_roots() -> list[Path]:
     """Where NVIDIA's CUDA 13 packages unpack themselves: laid out like a toolkit."""
     return [folder / "cu13" for folder in _package_folders("nvidia")]
 

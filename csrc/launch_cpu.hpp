@@ -41,8 +41,10 @@ __attribute__((always_inline)) inline void sum_pieces(Work<C> const& work, int64
     int64_t hidden = piece % work.pieces_per_row * kPieceOfRow;
     int64_t const piece_end = std::min(hidden + kPieceOfRow, work.hidden);
     int64_t const vectors_end = std::min(piece_end, work.whole_vectors);
-    for (; hidden < vectors_end; hidden += C::kVectorWidth) sum_reduce_vector(work.operands, token, hidden);
-    for (; hidden < piece_end; ++hidden) sum_reduce_vector(work.single, token, hidden);
+    for (; hidden < vectors_end; hidden += C::kVectorWidth) {
+      sum_reduce_vector(work.operands, place_of(work.operands, token, hidden));
+    }
+    for (; hidden < piece_end; ++hidden) sum_reduce_vector(work.single, place_of(work.single, token, hidden));
   }
 }
 

@@ -33,16 +33,20 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 #endif
 }
 
+// Computes a value here and now: left to itself, the compiler computes addresses where they are used, after the wait.
+template <class Value>
+__device__ __forceinline__ void compute_now(Value& value) {
+  asm volatile("" : "+l"(value));
+}
+
 // One lane of each 128-byte line asks for it, in every row: while the kernel before drains, the rows come in.
 template <class C>
-__device__ __forceinline__ void prefetch_rows(Operands<C> const& operands, int64_t token, int64_t hidden) {
-  using T = typename Operands<C>::T;
+__device__ __forceinline__ void prefetch_rows(Operands<C> const& operands, Place<C> const& place) {
+  bool const first_of_line = (reinterpret_cast<uintptr_t>(place.input) & 127) < sizeof(Element<C::kDType>) * C::kVectorWidth;
   int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
-  T const* first = operands.input + token * operands.input_token_stride + hidden;
-  if ((reinterpret_cast<uintptr_t>(first) & 127) >= C::kVectorWidth * sizeof(T)) return;
   CUTE_UNROLL
   for (int k = 0; k < topk; ++k) {
-    prefetch_line(first + k * (C::kHidden == kAny ? operands.input_topk_stride : int64_t(C::kHidden)));
+    if (first_of_line) prefetch_line(place.input + slot_of(operands, place.token, k, true).offset);
   }
 }
 
@@ -60,14 +64,16 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   } else {
     grid.vectors_per_row(token, vector, index);
   }
-  int64_t const hidden = int64_t(vector) * C::kVectorWidth;
+  Place<C> place = place_of(operands, token, int64_t(vector) * C::kVectorWidth);
   if constexpr (C::kEpilogue == Epilogue::kPlain && C::kVectorWidth > 1) {
-    if (grid.prefetch) prefetch_rows(operands, token, hidden);
+    compute_now(place.input);
+    compute_now(place.output);
+    if (grid.prefetch) prefetch_rows(operands, place);
   }
   // Every block waits, also one with nothing to do: else this grid could end before the one it depends on, and a third
   // that waits for this one alone would read too early.
   wait_for_previous_kernel();
-  sum_reduce_vector(operands, token, hidden, thread < grid.vectors);
+  sum_reduce_vector(operands, place, thread < grid.vectors);
 }
 
 template <class C>

@@ -46,13 +46,16 @@ TensorView view_of(Tensor const& tensor) {
 
 TensorView view_of(std::optional<Tensor> const& tensor) { return tensor ? view_of(*tensor) : TensorView{}; }
 
-// libtorch_cuda has it, which a machine without CUDA does not: found at run time, not at load time.
+// In libtorch_cuda, which a machine without CUDA does not have: looked for at run time, in the library that torch loaded.
 void* current_cuda_stream(int32_t device) {
   using Get = AOTITorchError (*)(int32_t, void**);
-  static Get const get = reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
-  STD_TORCH_CHECK(get != nullptr, "moe_cute: this torch has no CUDA, but the input is on a CUDA device");
+  static Get const get = [] {
+    void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  STD_TORCH_CHECK(get != nullptr, "moe_cute: the input is on a CUDA device, but this torch has no CUDA");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(get(device, &stream));
+  TORCH_ERROR_CODE_CHECK(get(device, &stream));
   return stream;
 }
 
@@ -87,13 +90,13 @@ Tensor sum_reduce(Tensor input, double routed_scaling_factor, std::optional<Tens
 
 STABLE_TORCH_LIBRARY(moe_cute, library) {
   library.def(
-      "sum_reduce(Tensor input, float routed_scaling_factor=1.0, *, Tensor? topk_weights=None, Tensor? topk_ids=None, "
-      "Tensor? expert_map=None, Tensor? inv_permuted_idx=None, Tensor? shared_output=None, Tensor? num_tokens=None, "
+      "sum_reduce(Tensor input, float routed_scaling_factor=1.0, Tensor? topk_weights=None, Tensor? topk_ids=None, "
+      "Tensor? expert_map=None, Tensor? inv_permuted_idx=None, Tensor? shared_output=None, Tensor? num_tokens=None, *, "
       "ScalarType? out_dtype=None, str? variant=None, bool pdl=True) -> Tensor");
   library.def(
-      "sum_reduce_out(Tensor input, Tensor(a!) output, float routed_scaling_factor=1.0, *, Tensor? topk_weights=None, "
+      "sum_reduce_out(Tensor input, Tensor(a!) output, float routed_scaling_factor=1.0, Tensor? topk_weights=None, "
       "Tensor? topk_ids=None, Tensor? expert_map=None, Tensor? inv_permuted_idx=None, Tensor? shared_output=None, "
-      "Tensor? num_tokens=None, str? variant=None, bool pdl=True) -> ()");
+      "Tensor? num_tokens=None, *, str? variant=None, bool pdl=True) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(moe_cute, CPU, library) {

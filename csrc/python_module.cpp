@@ -126,23 +126,28 @@ Call call_of(PyObject* const* tensors, double scale, View const& view) {
 }
 
 // sum_reduce(input, output, scale, pdl[, topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output, num_tokens,
-// variant]): the plain call passes four.
+// variant[, threads, prefetch]]): the plain call passes four, the tuner all.
 PyObject* sum_reduce(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
-    if (count != 4 && count != 11) {
-      PyErr_SetString(PyExc_TypeError, "sum_reduce takes 4 or 11 arguments");
+    if (count != 4 && count != 11 && count != 13) {
+      PyErr_SetString(PyExc_TypeError, "sum_reduce takes 4, 11 or 13 arguments");
       return nullptr;
     }
     PyObject* tensors[kTensors] = {args[0], args[1], Py_None, Py_None, Py_None, Py_None, Py_None, Py_None};
-    if (count == 11) std::copy(args + 4, args + 10, tensors + 2);
+    if (count > 4) std::copy(args + 4, args + 10, tensors + 2);
     Call const call = call_of(tensors, number_of(args[2]), view_of);
 
     RunOptions options;
     options.programmatic_dependent_launch = args[3] != Py_False;
     options.parallel_for = on_torch_threads;
-    if (count == 11 && args[10] != Py_None) {
+    if (count > 4 && args[10] != Py_None) {
       options.variant = PyUnicode_AsUTF8AndSize(args[10], nullptr);
       if (options.variant == nullptr) return nullptr;
+    }
+    if (count == 13) {
+      options.threads = static_cast<int>(PyLong_AsLong(args[11]));
+      options.prefetch = args[12] == Py_True;
+      if (PyErr_Occurred()) return nullptr;
     }
     if (call.input.device == Device::kCuda &&
         exchange_api->current_work_stream(dlpack::kCuda, call.input.device_index, &options.stream) != 0) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cuda_capture.hpp"
 #include "cuda_device.hpp"
 
 namespace moe_cute {
@@ -59,6 +60,28 @@ Choice choice_for(SumReduceArguments const& call, Machine const& machine, char c
   return choice;
 }
 
+LaunchShape cpu_shape(RunOptions const& options) {
+  LaunchShape shape;
+  shape.parallel_for = options.parallel_for;
+  return shape;
+}
+
+char const* launch_on_cuda(Call const& call, SumReduceArguments const& arguments, Choice const& choice,
+                           Machine const& machine, RunOptions const& options) {
+  CudaDeviceGuard const guard(call.input.device_index);
+  LaunchShape shape;
+  shape.threads = options.threads > 0 ? options.threads : choice.threads;
+  shape.programmatic_dependent_launch = options.programmatic_dependent_launch && machine.architecture >= 90 &&
+                                        previous_kernel_triggers(options.stream);
+  // Asking early for cache lines is worth its instructions only while another kernel is still running.
+  shape.prefetch = shape.programmatic_dependent_launch && (options.threads > 0 ? options.prefetch : choice.prefetch);
+  shape.multiprocessors = machine.multiprocessors;
+  shape.stream = options.stream;
+  char const* const error = choice.variant->launch(arguments, shape);
+  if (machine.architecture >= 90) note_captured_launch(options.stream);
+  return error;
+}
+
 }  // namespace
 
 Machine const& machine_of(TensorView const& input) {
@@ -72,21 +95,9 @@ void run(Call const& call, RunOptions const& options) {
   Choice const choice = choice_for(arguments, machine, options.variant);
   if (arguments.tokens == 0 || arguments.hidden == 0) return;
 
-  LaunchShape shape;
-  shape.threads = choice.threads;
-  shape.prefetch = choice.prefetch && options.programmatic_dependent_launch;
-  shape.programmatic_dependent_launch = options.programmatic_dependent_launch && machine.architecture >= 90;
-  shape.multiprocessors = machine.multiprocessors;
-  shape.stream = options.stream;
-  shape.parallel_for = options.parallel_for;
-
-  char const* error = nullptr;
-  if (machine.backend == Backend::kCuda) {
-    CudaDeviceGuard const guard(call.input.device_index);
-    error = choice.variant->launch(arguments, shape);
-  } else {
-    error = choice.variant->launch(arguments, shape);
-  }
+  char const* const error = machine.backend == Backend::kCuda
+                                ? launch_on_cuda(call, arguments, choice, machine, options)
+                                : choice.variant->launch(arguments, cpu_shape(options));
   if (error != nullptr) throw std::runtime_error(std::string(choice.variant->name) + " failed to launch: " + error);
 }
 

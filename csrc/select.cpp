@@ -37,19 +37,19 @@ Preference heuristic(SumReduceArguments const& call, Machine const& machine) {
   return {std::max(1, (wide ? 16 : 8) / bytes), large_blocks ? 256 : 128, prefetch, false};
 }
 
-// The rule whose topk is nearest: steps are compared by the elements read, so that a ladder serves its neighbours.
+// The rule whose epilogue and topk are nearest. Steps are compared by the elements read, so that a ladder serves the topk
+// beside its own; an epilogue without measurements follows the plain sum's.
 Preference preferred(SumReduceArguments const& call, Machine const& machine) {
   LaunchRule const* best = nullptr;
-  auto const closeness = [&](LaunchRule const& rule) { return std::abs(int64_t(rule.topk) - call.topk); };
+  auto const distance = [&](LaunchRule const& rule) {
+    return std::make_tuple(rule.epilogue != needed_epilogue(call), std::abs(int64_t(rule.topk) - call.topk), rule.output_elements);
+  };
   for (LaunchRule const& rule : launch_rules()) {
     if (rule.architecture != machine.architecture || rule.dtype != call.input_dtype) continue;
-    if (rule.epilogue != needed_epilogue(call)) continue;
+    if (rule.epilogue != needed_epilogue(call) && rule.epilogue != Epilogue::kPlain) continue;
     double const elements = double(call.tokens) * call.hidden * std::max<int64_t>(call.topk, 1) / std::max(rule.topk, 1);
     if (elements > double(rule.output_elements)) continue;
-    if (best == nullptr || std::make_pair(closeness(rule), rule.output_elements) <
-                               std::make_pair(closeness(*best), best->output_elements)) {
-      best = &rule;
-    }
+    if (best == nullptr || distance(rule) < distance(*best)) best = &rule;
   }
   if (best == nullptr) return heuristic(call, machine);
   return {best->vector_width, best->threads, best->prefetch, true};
@@ -129,11 +129,14 @@ int log2_of(int width) {
   return log;
 }
 
-// Variants of this backend and dtype, the preferred first; the table's own order decides among equals.
+// Variants of this backend and dtype that are not made for another topk or hidden size, the preferred first; the table's
+// own order decides among equals.
 std::vector<Variant const*> candidates(SumReduceArguments const& call, Machine const& machine, Preference const& preference) {
   std::vector<Variant const*> order;
   for (Variant const& variant : variants()) {
-    if (variant.backend == machine.backend && variant.dtype == call.input_dtype) order.push_back(&variant);
+    bool const for_other_sizes = (variant.topk != kAny && variant.topk != call.topk) ||
+                                 (variant.hidden != kAny && variant.hidden != call.hidden);
+    if (variant.backend == machine.backend && variant.dtype == call.input_dtype && !for_other_sizes) order.push_back(&variant);
   }
   auto const rank = [&](Variant const* variant) {
     int const distance = variant->backend == Backend::kCpu

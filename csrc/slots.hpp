@@ -18,9 +18,29 @@ CUTE_HOST_DEVICE bool expert_is_local(Fusion const& fusion, int64_t token, int s
   return expert >= 0 && expert < fusion.experts && fusion.expert_map[expert * fusion.expert_map_stride] >= 0;
 }
 
+// Where the vector of one thread begins: in the first row of its token, in the output, and in shared_output.
+template <class C>
+struct Place {
+  using T = typename Operands<C>::T;
+  T const* input;  // for a permuted input, in its row 0
+  int64_t output;  // elements
+  int64_t token;
+  int64_t hidden;
+};
+
+template <class C>
+CUTE_HOST_DEVICE Place<C> place_of(Operands<C> const& operands, int64_t token, int64_t hidden) {
+  bool is_permuted = false;
+  if constexpr (C::kEpilogue == Epilogue::kRouted) is_permuted = operands.is_permuted;
+  int64_t const column = hidden * (C::kVectorWidth == 1 ? operands.input_hidden_stride : 1);
+  return {operands.input + (is_permuted ? 0 : token * operands.input_token_stride) + column,
+          token * operands.output_token_stride + hidden * (C::kVectorWidth == 1 ? operands.output_hidden_stride : 1), token,
+          hidden};
+}
+
 template <class C>
 struct Slot {
-  int64_t offset;  // of the row's first element, from the input's
+  int64_t offset;  // of its row, from the place in the input
   bool live;       // whether the row may be read
   Accumulator<Element<C::kDType>> weight;
 };
@@ -31,7 +51,7 @@ CUTE_HOST_DEVICE Slot<C> slot_of(Operands<C> const& operands, int64_t token, int
   using T = Element<C::kDType>;
   // A specialised hidden size means packed rows: their distance is an immediate of the load.
   int64_t const topk_stride = C::kHidden != kAny ? int64_t(C::kHidden) : operands.input_topk_stride;
-  Slot<C> result{token * operands.input_token_stride + slot * topk_stride, wanted, 1};
+  Slot<C> result{slot * topk_stride, wanted, 1};
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
     if (operands.expert_ids.data && wanted) result.live = expert_is_local(operands, token, slot);
     if (operands.is_permuted && wanted) {

@@ -23,10 +23,10 @@ CUTE_HOST_DEVICE void with_output_element(Operands<C> const& operands, F const& 
   }
 }
 
-// Sums elements [hidden, hidden + vector width) of a token, and stores them if `writes`: a thread past the end repeats
-// the last vector's loads, since behind a branch the compiler computes each row's address anew.
+// Sums the vector at `place`, and stores it if `writes`: a thread past the end repeats the last vector's loads, since
+// behind a branch the compiler computes each row's address anew.
 template <class C>
-CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, int64_t token, int64_t hidden, bool writes = true) {
+CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> const& place, bool writes = true) {
   using namespace cute;
   using T = Element<C::kDType>;
   using A = Accumulator<T>;
@@ -40,7 +40,7 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, int64_t tok
   if constexpr (C::kEpilogue != Epilogue::kPlain) {
     has_shared = operands.shared != nullptr;
     if (has_shared) {
-      int64_t const at = token * operands.shared_token_stride + hidden * operands.shared_hidden_stride;
+      int64_t const at = place.token * operands.shared_token_stride + place.hidden * operands.shared_hidden_stride;
       with_output_element(operands, [&](auto element) {
         using Stored = decltype(element);
         Rows<Stored, V, 1> row;
@@ -60,13 +60,12 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, int64_t tok
     Slot<C> slots[K];
     MOE_CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
-      slots[k] = slot_of(operands, token, first + k, kWholeChunks || first + k < topk);
+      slots[k] = slot_of(operands, place.token, first + k, kWholeChunks || first + k < topk);
     }
     Rows<T, V, K> rows;
-    int64_t const column = hidden * (V == 1 ? operands.input_hidden_stride : 1);
     MOE_CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
-      if (!kMaySkip || slots[k].live) rows.load(k, operands.input + slots[k].offset + column);
+      if (!kMaySkip || slots[k].live) rows.load(k, place.input + slots[k].offset);
     }
     MOE_CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
@@ -83,9 +82,8 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, int64_t tok
     sum(v) = has_shared ? fma_rn(sum(v), operands.scale, shared(v)) : sum(v) * operands.scale;
   }
   if (!writes) return;
-  int64_t const at = token * operands.output_token_stride + hidden * operands.output_hidden_stride;
   with_output_element(operands, [&](auto element) {
-    store_rounded(sum, static_cast<decltype(element)*>(operands.output) + at, operands.streaming_store);
+    store_rounded(sum, static_cast<decltype(element)*>(operands.output) + place.output, operands.streaming_store);
   });
 }
 

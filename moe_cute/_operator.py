@@ -13,13 +13,13 @@ from moe_cute import _extension  # noqa: F401  (loading it defines the operators
 def _(
     input: Tensor,
     routed_scaling_factor: float = 1.0,
-    *,
     topk_weights: Tensor | None = None,
     topk_ids: Tensor | None = None,
     expert_map: Tensor | None = None,
     inv_permuted_idx: Tensor | None = None,
     shared_output: Tensor | None = None,
     num_tokens: Tensor | None = None,
+    *,
     out_dtype: torch.dtype | None = None,
     variant: str | None = None,
     pdl: bool = True,
@@ -32,22 +32,19 @@ def _(
 
 
 @torch.library.register_fake("moe_cute::sum_reduce_out")
-def _(input: Tensor, output: Tensor, routed_scaling_factor: float = 1.0, **_unused: Any) -> None:
+def _(input: Tensor, output: Tensor, *_unused: Any, **_unused_by_name: Any) -> None:
     return None
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
-    input, ctx.routed_scaling_factor = inputs
+    input, ctx.routed_scaling_factor = inputs[:2]
     ctx.shape, ctx.dtype = input.shape, input.dtype
-    unsupported = [name for name in ("topk_weights", "topk_ids", "inv_permuted_idx", "shared_output", "num_tokens")
-                   if keyword_only_inputs.get(name) is not None]
-    ctx.unsupported = unsupported
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # Every slot of a token has the same gradient: one row, seen topk times.
     scaled = grad if ctx.routed_scaling_factor == 1.0 else grad * ctx.routed_scaling_factor
-    return scaled.to(ctx.dtype).unsqueeze(1).expand(ctx.shape), None
+    return scaled.to(ctx.dtype).unsqueeze(1).expand(ctx.shape), *(None,) * 7
 
 
 torch.library.register_autograd("moe_cute::sum_reduce", _backward, setup_context=_setup_context)

@@ -1,0 +1,1 @@
+"""The matrix over every generated variant, and the rest. Shared parts are imported as `tests.reference` and so on."""

@@ -1,0 +1,44 @@
+"""Which calls a variant accepts, told from the manifest's constraints alone: nothing here asks the library."""
+
+from torch import Tensor
+
+from tests.variants import EPILOGUES, VARIANTS, Variant, built_names
+
+Tensors = dict[str, Tensor]
+
+
+def needed_epilogue(input: Tensor, output: Tensor, tensors: Tensors) -> str:
+    if {"topk_ids", "inv_permuted_idx", "num_tokens"} & tensors.keys() or output.dtype != input.dtype:
+        return "routed"
+    return "weighted" if {"topk_weights", "shared_output"} & tensors.keys() else "plain"
+
+
+def accepts(variant: Variant, input: Tensor, output: Tensor, tensors: Tensors) -> bool:
+    if variant.backend != input.device.type or variant.dtype is not input.dtype:
+        return False
+    if EPILOGUES.index(variant.epilogue) < EPILOGUES.index(needed_epilogue(input, output, tensors)):
+        return False
+    topk = tensors.get("inv_permuted_idx", input).shape[1]
+    if variant.topk not in (None, topk) or variant.hidden not in (None, input.shape[-1]):
+        return False
+    if variant.hidden is not None and topk > 1 and input.stride(1) != variant.hidden:
+        return False
+    if variant.backend == "cpu" or variant.vector_width == 1:
+        return variant.why_not_here() is None
+    if input.shape[-1] % variant.vector_width:
+        return False
+    read_or_written = [input, output, *(tensors[name] for name in ("shared_output",) if name in tensors)]
+    return all(_vectors_fit(tensor, variant.vector_width) for tensor in read_or_written)
+
+
+def _vectors_fit(tensor: Tensor, width: int) -> bool:
+    """Whether every row is one run of elements that starts at a whole vector, or at 16 bytes if that is less."""
+    access = min(width * tensor.element_size(), 16)
+    distances = [stride for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True) if size > 1]
+    starts = [tensor.data_ptr(), *(distance * tensor.element_size() for distance in distances)]
+    return tensor.stride(-1) == 1 and all(start % access == 0 for start in starts)
+
+
+def acceptors(input: Tensor, output: Tensor, tensors: Tensors | None = None) -> list[Variant]:
+    """In the manifest's order."""
+    return [variant for variant in VARIANTS if variant.name in built_names() and accepts(variant, input, output, tensors or {})]

@@ -1,0 +1,82 @@
+"""What nvcc made of each CUDA variant, for every architecture of the last build."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.build import sass
+from tests.build.sass import Configuration, Kernel
+from tests.variants import manifest
+
+UNREADABLE = sass.why_unreadable()
+pytestmark = pytest.mark.skipif(UNREADABLE is not None, reason=str(UNREADABLE))
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")  # numbered as in csrc/configuration.hpp
+EPILOGUES = ("plain", "weighted", "routed")  # likewise
+ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+LOADS = {2: "LDG.E.U16", 4: "LDG.E", 8: "LDG.E.64", 16: "LDG.E.128"}
+SUMS = ("FADD", "FFMA", "DADD", "DFMA")
+
+FIRST_WITH_DEPENDENT_LAUNCH = 90
+
+VARIANTS = [row for row in manifest()["variants"] if row["backend"] == "cuda"]
+each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda row: row["name"])
+each_plain_unrolled_variant = pytest.mark.parametrize(
+    "variant",
+    [row for row in VARIANTS if row["epilogue"] == "plain" and row["topk"] is not None],
+    ids=lambda row: row["name"],
+)
+
+
+def kernels_of(variant: dict) -> Iterator[tuple[str, Kernel]]:
+    """The variant's kernel for each architecture; a missing one is a KeyError that names it."""
+    configuration = Configuration(
+        DTYPES.index(variant["dtype"]),
+        variant["hidden"] or 0,
+        variant["topk"] or 0,
+        variant["vector_width"],
+        EPILOGUES.index(variant["epilogue"]),
+    )
+    architectures = sass.architectures_of(variant["file"])
+    assert architectures
+    for architecture in architectures:
+        yield f"sm_{architecture}", sass.kernels_of(variant["file"], architecture)[configuration]
+
+
+def load_of(variant: dict) -> str:
+    return LOADS[variant["vector_width"] * ELEMENT_BYTES[variant["dtype"]]]
+
+
+@each_variant
+def test_nothing_is_spilled(variant: dict) -> None:
+    for architecture, kernel in kernels_of(variant):
+        assert (kernel.stack_bytes, kernel.local_bytes) == (0, 0), architecture
+        assert not [opcode for opcode in kernel.opcodes if opcode.startswith(("LDL", "STL"))], architecture
+
+
+@each_variant
+def test_rows_are_loaded_in_full_width(variant: dict) -> None:
+    for architecture, kernel in kernels_of(variant):
+        assert kernel.opcodes.count(load_of(variant)) >= (variant["topk"] or 1), architecture
+        if variant["epilogue"] == "plain":  # which loads nothing but rows
+            assert {opcode for opcode in kernel.opcodes if opcode.startswith("LD") and opcode[2] in "G."} == {
+                load_of(variant)
+            }, architecture
+
+
+@each_plain_unrolled_variant
+def test_every_row_is_on_its_way_before_the_first_add(variant: dict) -> None:
+    for architecture, kernel in kernels_of(variant):
+        first_add = next(at for at, opcode in enumerate(kernel.opcodes) if opcode.startswith(SUMS))
+        assert kernel.opcodes[:first_add].count(load_of(variant)) == variant["topk"], architecture
+
+
+@each_variant
+def test_nothing_is_read_before_the_previous_kernel_has_ended(variant: dict) -> None:
+    for architecture, kernel in kernels_of(variant):
+        if int(architecture.removeprefix("sm_")) < FIRST_WITH_DEPENDENT_LAUNCH:
+            assert "ACQBULK" not in kernel.opcodes
+            continue
+        assert kernel.opcodes.count("PREEXIT") == 1, architecture
+        wait = kernel.opcodes.index("ACQBULK")
+        assert not [opcode for opcode in kernel.opcodes[:wait] if opcode.startswith(("LDG", "LD.", "STG"))], architecture

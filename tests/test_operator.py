@@ -1,0 +1,218 @@
+"""torch.ops.moe_cute as torch sees it: schema, fake tensors, compilation, transforms, threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import moe_cute
+from tests.calls import FULLEST, SCALE, fused_call, random_values
+from tests.reference import FLOATS, assert_same_bits, sum_reduce
+from tests.variants import EPILOGUES
+
+SUM_REDUCE = torch.ops.moe_cute.sum_reduce.default
+SUM_REDUCE_OUT = torch.ops.moe_cute.sum_reduce_out.default
+
+
+def operator_calls(device: torch.device, rng: torch.Generator) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """(input, scale) and keywords of one call for each epilogue, and one for each of the options."""
+    calls = []
+    for fusion in FULLEST.values():
+        (input, _, scale), tensors, _ = fused_call(fusion, 3, 4, 16, torch.float32, rng).place(device)
+        calls.append(((input, scale), tensors))
+    plain = random_values((3, 4, 16), torch.float32, rng).to(device)
+    calls += [((plain,), {"out_dtype": torch.bfloat16}), ((plain, 2.0), {"pdl": False})]
+    calls += [((plain,), {"variant": moe_cute.explain(plain).variant})]
+    return calls
+
+
+def test_opcheck(device: torch.device, rng: torch.Generator) -> None:
+    for arguments, keywords in operator_calls(device, rng):
+        # num_tokens leaves rows of a fresh output as they are: two runs differ there, which opcheck takes for an error.
+        keywords.pop("num_tokens", None)
+        torch.library.opcheck(SUM_REDUCE, arguments, keywords)
+
+
+def test_opcheck_with_gradients(device: torch.device, rng: torch.Generator) -> None:
+    input = random_values((3, 4, 16), torch.float64, rng).to(device).requires_grad_()
+    torch.library.opcheck(SUM_REDUCE, (input, 2.0))
+
+
+def test_opcheck_out(device: torch.device, rng: torch.Generator) -> None:
+    for (input, *scale), keywords in operator_calls(device, rng):
+        hidden = input.shape[-1]
+        output = torch.zeros(3, hidden, dtype=keywords.pop("out_dtype", input.dtype), device=device)
+        torch.library.opcheck(SUM_REDUCE_OUT, (input, output, *scale), keywords)
+
+
+def test_schemas_tell_what_is_written() -> None:
+    assert not SUM_REDUCE._schema.is_mutable
+    written = [argument.name for argument in SUM_REDUCE_OUT._schema.arguments if argument.is_write]
+    assert written == ["output"]
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_operator_and_function_agree(device: torch.device, epilogue: str, rng: torch.Generator) -> None:
+    for dtype in FLOATS:
+        call = fused_call(FULLEST[epilogue], 5, 6, 72, dtype, rng)
+        expected = call.run(device)
+        arguments, tensors, out = call.place(device)
+        SUM_REDUCE_OUT(*arguments, **tensors)
+        out.assert_written_inside_only(rows=call.live_tokens)
+        assert_same_bits(out.view[: call.live_tokens], expected)
+        input, _, scale = arguments
+        assert_same_bits(SUM_REDUCE(input, scale, **tensors)[: call.live_tokens], expected)
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_fake_tensors(device: torch.device, epilogue: str, rng: torch.Generator) -> None:
+    (input, _, scale), tensors, _ = fused_call(FULLEST[epilogue], 3, 4, 16, torch.bfloat16, rng).place(device)
+    with FakeTensorMode() as mode:
+        fakes = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
+        made = moe_cute.sum_reduce(mode.from_tensor(input), None, scale, **fakes)
+        given = torch.empty(3, 16, dtype=torch.bfloat16, device=device)
+        assert moe_cute.sum_reduce(mode.from_tensor(input), given, scale, **fakes) is given
+    assert (made.shape, made.dtype, made.device.type) == ((3, 16), torch.bfloat16, device.type)
+
+
+def test_meta_tensors() -> None:
+    input = torch.empty(3, 4, 16, dtype=torch.float32, device="meta")
+    made = moe_cute.sum_reduce(input, out_dtype=torch.float16)
+    assert (made.shape, made.dtype, made.device.type) == ((3, 16), torch.float16, "meta")
+    rows = torch.empty(30, 16, dtype=torch.float64, device="meta")
+    index = torch.empty(7, 2, dtype=torch.int32, device="meta")
+    made = moe_cute.sum_reduce(rows, inv_permuted_idx=index)
+    assert (made.shape, made.dtype) == ((7, 16), torch.float64)
+
+
+# Compilation
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    torch.compiler.reset()
+
+
+def test_compiled_once_for_every_token_count(device: torch.device, rng: torch.Generator) -> None:
+    """With neighbours that inductor makes itself, and a token count that is a symbol."""
+    compilations = CompileCounterWithBackend("inductor")
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=compilations)
+    def finalize(input: Tensor) -> Tensor:
+        return moe_cute.sum_reduce(input * 2, None, SCALE).relu()
+
+    for tokens in (2, 3, 64, 257):
+        input = random_values((tokens, 4, 48), torch.float32, rng)
+        assert_same_bits(finalize(input.to(device)), sum_reduce(input * 2, SCALE).relu())
+    assert compilations.frame_count == 1
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_compiled_into_a_given_output(device: torch.device, epilogue: str, rng: torch.Generator) -> None:
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+    def finalize(input: Tensor, output: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        return moe_cute.sum_reduce(input, output, SCALE, **tensors)
+
+    for tokens in (2, 5, 9):
+        call = fused_call(FULLEST[epilogue], tokens, 4, 48, torch.bfloat16, rng)
+        (input, output, _), tensors, out = call.place(device)
+        assert finalize(input, output, tensors) is output
+        out.assert_written_inside_only(rows=call.live_tokens)
+        assert_same_bits(output[: call.live_tokens], call.expected())
+
+
+def test_compiled_gradient(device: torch.device, rng: torch.Generator) -> None:
+    compiled = torch.compile(lambda input: moe_cute.sum_reduce(input, None, 3.0).square(), fullgraph=True, backend="aot_eager")
+    values = random_values((3, 4, 16), torch.float64, rng).to(device)
+    eager_leaf, compiled_leaf = values.clone().requires_grad_(), values.clone().requires_grad_()
+    moe_cute.sum_reduce(eager_leaf, None, 3.0).square().sum().backward()
+    compiled(compiled_leaf).sum().backward()
+    assert_same_bits(compiled_leaf.grad, eager_leaf.grad)
+
+
+def test_refused_while_compiling() -> None:
+    compiled = torch.compile(lambda input: moe_cute.sum_reduce(input, None, "2"), backend="eager")
+    with pytest.raises(Exception, match="routed_scaling_factor: was of type str"):
+        compiled(torch.zeros(3, 2, 8))
+
+
+# Modes, transforms, threads
+
+
+def test_inference_mode(device: torch.device, rng: torch.Generator) -> None:
+    values = random_values((3, 4, 16), torch.float32, rng)
+    outside = torch.empty(3, 16, device=device)
+    with torch.inference_mode():
+        input = values.to(device)
+        made, given = moe_cute.sum_reduce(input), torch.empty(3, 16, device=device)
+        moe_cute.sum_reduce(input, given)
+        moe_cute.sum_reduce(input, outside)
+        assert made.is_inference()
+    moe_cute.sum_reduce(input, given)  # an inference tensor has no version to count
+    for result in (made, given, outside):
+        assert_same_bits(result, sum_reduce(values))
+
+
+def test_autograd_notices_the_write(device: torch.device) -> None:
+    """The output's version counter tells: what autograd saved of it is not what is there any more."""
+    output = torch.ones(3, 16, device=device)
+    leaf = torch.ones(3, 16, device=device, requires_grad=True)
+    for call in (moe_cute.sum_reduce, SUM_REDUCE_OUT):
+        product = leaf * output
+        version = output._version
+        call(torch.ones(3, 2, 16, device=device), output)
+        assert output._version > version
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.sum().backward()
+
+
+def test_vmap(device: torch.device, rng: torch.Generator) -> None:
+    """Over a batch of layers, or refused: never a wrong result."""
+    values = random_values((5, 3, 4, 16), torch.float32, rng)
+    try:
+        actual = torch.vmap(moe_cute.sum_reduce)(values.to(device))
+    except RuntimeError as error:
+        assert "vmap" in str(error) or "Batching rule" in str(error)
+        return
+    assert_same_bits(actual, torch.stack([sum_reduce(layer) for layer in values]))
+
+
+def test_functorch_gradient(device: torch.device, rng: torch.Generator) -> None:
+    values = random_values((3, 4, 16), torch.float64, rng).to(device)
+    gradient = torch.func.grad(lambda input: moe_cute.sum_reduce(input, None, 3.0).sum())(values)
+    assert_same_bits(gradient, torch.full_like(values, 3.0))
+
+
+def test_a_negative_view_is_not_misread(device: torch.device) -> None:
+    """A tensor whose sign is pending: torch's lazy negation, of imaginary parts of conjugates."""
+    negative = torch.complex(torch.zeros(3, 2, 8), torch.ones(3, 2, 8)).to(device).conj().imag
+    assert negative.is_neg()
+    assert_same_bits(moe_cute.sum_reduce(negative), torch.full((3, 8), -2.0))
+    plain = torch.ones(3, 2, 8, device=device)
+    output = torch.complex(torch.zeros(3, 8), torch.zeros(3, 8)).to(device).conj().imag
+    moe_cute.sum_reduce(plain, output)
+    assert_same_bits(output.resolve_neg().contiguous(), torch.full((3, 8), 2.0))
+    shared = torch.complex(torch.zeros(3, 8), torch.ones(3, 8)).to(device).conj().imag
+    assert_same_bits(moe_cute.sum_reduce(plain, shared_output=shared), torch.full((3, 8), 1.0))
+
+
+class Labelled(Tensor):
+    """A subclass that torch looks after itself."""
+
+
+def test_subclasses(device: torch.device, rng: torch.Generator) -> None:
+    values = random_values((3, 4, 16), torch.float32, rng)
+    for wrapped in (torch.nn.Parameter(values.to(device), requires_grad=False), values.to(device).as_subclass(Labelled)):
+        assert_same_bits(moe_cute.sum_reduce(wrapped).as_subclass(Tensor), sum_reduce(values))
+
+
+def test_many_threads_at_once(device: torch.device, rng: torch.Generator) -> None:
+    """Each with shapes of its own: what a thread remembers is its own affair."""
+    calls = [fused_call(FULLEST[epilogue], 3, 2 + n, 40 + n, torch.bfloat16, rng) for n in range(8) for epilogue in EPILOGUES]
+    with ThreadPoolExecutor(8) as pool:
+        for call, result in zip(calls * 4, pool.map(lambda call: call.run(device), calls * 4), strict=True):
+            assert_same_bits(result, call.expected())

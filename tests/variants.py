@@ -1,0 +1,76 @@
+"""The variants of generated/manifest.json, as the tests' ids and parameters."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+import moe_cute
+from moe_cute._extension import _C
+
+MANIFEST = Path(__file__).parent.parent / "generated" / "manifest.json"
+EPILOGUES = ("plain", "weighted", "routed")  # each does all that the ones before it do
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")  # likewise
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`hidden` and `topk` are None where the variant takes any."""
+
+    name: str
+    backend: str
+    dtype: torch.dtype
+    hidden: int | None
+    topk: int | None
+    vector_width: int
+    instruction_set: str | None
+    epilogue: str
+
+    @property
+    def vector_bytes(self) -> int:
+        return self.vector_width * self.dtype.itemsize
+
+    def why_not_here(self) -> str | None:
+        """None where this machine and build can run it; whether there is a GPU is the `gpu` marker's to say."""
+        if self.instruction_set is not None and not host_has(self.instruction_set):
+            return f"this processor has no {self.instruction_set}"
+        return None
+
+
+def host_has(instruction_set: str) -> bool:
+    best = _C.build_info()["instruction_set"]
+    return INSTRUCTION_SETS.index(instruction_set) <= INSTRUCTION_SETS.index(best)
+
+
+def manifest() -> dict:
+    return json.loads(MANIFEST.read_text())
+
+
+def _read() -> tuple[Variant, ...]:
+    fields = Variant.__dataclass_fields__
+    rows = [{key: row[key] for key in fields} for row in manifest()["variants"]]
+    return tuple(Variant(**{**row, "dtype": getattr(torch, row["dtype"])}) for row in rows)
+
+
+VARIANTS = _read()
+
+
+def variants_where(condition: Callable[[Variant], bool] = lambda variant: True) -> list:
+    """pytest parameters, each named after its variant, skipped where it cannot run."""
+    params = []
+    for variant in filter(condition, VARIANTS):
+        marks = [pytest.mark.gpu] if variant.backend == "cuda" else []
+        reason = variant.why_not_here()
+        if reason is not None:
+            marks.append(pytest.mark.skip(reason=reason))
+        params.append(pytest.param(variant, id=variant.name, marks=marks))
+    return params
+
+
+@cache
+def built_names() -> frozenset[str]:
+    return frozenset(row["name"] for row in moe_cute.variants() if row["built"])
