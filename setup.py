@@ -1,4 +1,4 @@
-"""Compiles csrc/ and generated/ into moe_cute/_C.abi3.so: one binary for every torch from 2.10 and Python from 3.10 on."""
+"""Compiles csrc/ and generated/ into moe_cute/_C.abi3.so: one binary for torch from 2.10 and Python from 3.10 on."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 
 sys.path.insert(0, str(Path(__file__).parent))  # a PEP 517 frontend does not put it there
 
-from build_support.build_ext import NinjaBuildExt  # noqa: E402
+from build_support.build_ext import NinjaBuildExt
 
 setup(
     ext_modules=[Extension("moe_cute._C", sources=[], py_limited_api=True)],

@@ -54,7 +54,7 @@ def tune(path: Path, device: torch.device, threads: Sequence[int]) -> None:
     ]
     major, minor = torch.cuda.get_device_capability(device)
     measured = Measured(
-        gpu=facts["device"], date=facts["date"][:10], driver=facts["driver"], cuda=facts["cuda"], torch=torch.__version__
+        gpu=facts["device"], date=facts["date"][:10], driver=facts["driver"], cuda=facts["cuda"], torch=str(torch.__version__)
     )
     write_tuning(path, TuningFile(edition=1, architecture=10 * major + minor, measured=measured, ladders=ladders))
 

@@ -11,7 +11,7 @@ from setuptools.command.build_ext import build_ext
 from build_support import toolchain
 from build_support.errors import BuildError
 from build_support.ninja_file import ninja_file
-from build_support.plan import make_plan
+from build_support.plan import BuildPlan, make_plan
 
 # One folder for builds in place and for wheels, whatever the Python: the objects are the same.
 BUILD_FOLDER = Path("build", "extension")
@@ -29,19 +29,30 @@ class NinjaBuildExt(build_ext):
 
     def _build(self) -> Path:
         plan = make_plan(Path())
-        library = BUILD_FOLDER / "_C.abi3.so"
-        script = BUILD_FOLDER / "build.ninja"
-        BUILD_FOLDER.mkdir(parents=True, exist_ok=True)
-        script.write_text(ninja_file(plan, BUILD_FOLDER, library))
+        script, library = write_build_script(plan)
         sys.stdout.flush()
-        command = [str(toolchain.ninja_program()), "-f", str(script), f"-j{_jobs()}", *(["-v"] if self.verbose > 1 else [])]
+        command = [
+            str(toolchain.ninja_program()),
+            "-f",
+            str(script),
+            f"-j{jobs()}",
+            *(["-v"] if self.verbose > 1 else []),
+        ]
         if subprocess.run(command).returncode:
             raise BuildError("the build failed; the compiler's message stands above")
         print(f"moe_cute: built the {plan.summary}")
         return library
 
 
-def _jobs() -> int:
+def write_build_script(plan: BuildPlan) -> tuple[Path, Path]:
+    """The build.ninja, and the library that it makes; both relative to the repository, the working directory."""
+    script, library = BUILD_FOLDER / "build.ninja", BUILD_FOLDER / "_C.abi3.so"
+    BUILD_FOLDER.mkdir(parents=True, exist_ok=True)
+    script.write_text(ninja_file(plan, BUILD_FOLDER, library))
+    return script, library
+
+
+def jobs() -> int:
     """MAX_JOBS, as in all of torch's builds; else one per core."""
     text = os.environ.get("MAX_JOBS", "").strip()
     if text and not (text.isdecimal() and int(text)):

@@ -9,7 +9,7 @@ from build_support.errors import BuildError
 
 @dataclass(frozen=True)
 class Manifest:
-    """The generated sources by backend, and the spec's architectures: 90 is sm_90; `ptx` is for GPUs that come after."""
+    """The generated sources by backend, and the spec's architectures (90 is sm_90), `ptx` for GPUs that come after."""
 
     cuda_sources: tuple[Path, ...]
     cpu_sources: tuple[Path, ...]

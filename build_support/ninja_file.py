@@ -19,7 +19,7 @@ def object_of(source: Path, folder: Path) -> Path:
 def ninja_file(plan: BuildPlan, folder: Path, library: Path) -> str:
     """The text of a build.ninja that makes `library`, and its objects in `folder`."""
     text = io.StringIO()
-    ninja = Writer(text, width=120)
+    ninja = Writer(text, width=120)  # type: ignore[arg-type]  # whose stubs take a file for a str
     ninja.variable("builddir", escape_path(str(folder)))
     ninja.rule("cxx", f"{_words(plan.cxx)} {COMPILE}", "c++ $in", depfile="$out.d", deps="gcc")
     if plan.nvcc:
@@ -30,9 +30,11 @@ def ninja_file(plan: BuildPlan, folder: Path, library: Path) -> str:
     for compilation in plan.compilations:
         target = str(object_of(compilation.source, folder))
         objects.append(target)
-        ninja.build(target, compilation.rule, str(compilation.source), variables={"flags": _words(compilation.flags)})
-    ninja.build(str(library), "link", objects, variables={"flags": _words(plan.link_flags)})
-    ninja.default(str(library))
+        ninja.build(
+            [target], compilation.rule, [str(compilation.source)], variables={"flags": _words(compilation.flags)}
+        )
+    ninja.build([str(library)], "link", objects, variables={"flags": _words(plan.link_flags)})
+    ninja.default([str(library)])
     return text.getvalue()
 
 

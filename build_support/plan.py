@@ -75,7 +75,13 @@ def make_plan(root: Path) -> BuildPlan:
         gencode = [architecture.gencode for architecture in architectures]
         compilations += [Compilation("nvcc", source, (*cuda, *gencode)) for source in manifest.cuda_sources]
         # Another library in the process may bring its own CUDA runtime: this one's symbols are nobody else's.
-        link_flags += [str(compiler.runtime_library), "-Wl,--exclude-libs,libcudart_static.a", "-ldl", "-lpthread", "-lrt"]
+        link_flags += [
+            str(compiler.runtime_library),
+            "-Wl,--exclude-libs,libcudart_static.a",
+            "-ldl",
+            "-lpthread",
+            "-lrt",
+        ]
 
     return BuildPlan(
         cxx=(*cxx, *CXX_FLAGS),

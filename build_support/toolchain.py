@@ -15,6 +15,7 @@ from pathlib import Path
 
 from build_support.errors import BuildError
 
+DEFAULT_TOOLKIT = Path("/usr/local/cuda")
 MINIMUM_TORCH = (2, 10)  # the first whose stable ABI has all that csrc/ calls
 
 
@@ -54,14 +55,14 @@ def find_cuda_compiler() -> CudaCompiler | None:
         return CudaCompiler(nvcc)
     on_path = shutil.which("nvcc")
     candidates = [Path(on_path)] if on_path else []
-    candidates += [Path("/usr/local/cuda/bin/nvcc"), *(root / "bin" / "nvcc" for root in cuda_package_roots())]
+    candidates += [root / "bin" / "nvcc" for root in (DEFAULT_TOOLKIT, *cuda_package_roots())]
     return next((CudaCompiler(nvcc) for nvcc in candidates if nvcc.is_file()), None)
 
 
 def cuda_include_folders(compiler: CudaCompiler | None) -> list[Path]:
     """Needed by the CPU backend too: CuTe includes cuda_runtime_api.h and cuda/std."""
     roots = [compiler.root] if compiler else []
-    roots += [*cuda_package_roots(), Path("/usr/local/cuda"), Path("/usr")]
+    roots += [*cuda_package_roots(), DEFAULT_TOOLKIT, Path("/usr")]
     folders = [folder for root in roots for folder in _toolkit_folders(root, "include")]
     needed = "the nvidia-cuda-runtime and nvidia-cuda-cccl packages"
     runtime = _first_with("cuda_runtime_api.h", folders, needed).parent

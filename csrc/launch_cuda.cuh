@@ -13,7 +13,9 @@ namespace moe_cute {
 
 struct Grid {
   cutlass::FastDivmod vectors_per_row;  // unused where the hidden size is a constant
-  int32_t vectors;
+  int32_t vectors;      // of this launch
+  int32_t stride;       // threads of this launch
+  int32_t first_token;  // of this launch in the call
   bool prefetch;
 };
 
@@ -39,23 +41,59 @@ __device__ __forceinline__ void compute_now(Value& value) {
   asm volatile("" : "+l"(value));
 }
 
-// One lane of each 128-byte line asks for it, in every row: while the kernel before drains, the rows come in.
+// Where a slot's row begins, from the place in the input, or -1: a guess that is right unless the kernel before has just
+// written the index.
 template <class C>
-__device__ __forceinline__ void prefetch_rows(Operands<C> const& operands, Place<C> const& place) {
-  bool const first_of_line = (reinterpret_cast<uintptr_t>(place.input) & 127) < sizeof(Element<C::kDType>) * C::kVectorWidth;
+__device__ __forceinline__ int64_t guessed_offset(Operands<C> const& operands, int64_t token, int slot) {
+  if constexpr (C::kEpilogue == Epilogue::kRouted) {
+    if (operands.is_permuted) {
+      IndexMatrix const& matrix = operands.rows_of_slots;
+      int64_t const at = token * matrix.token_stride + slot * matrix.topk_stride;
+      int64_t const row = matrix.is_int64 ? glance(static_cast<int64_t const*>(matrix.data) + at)
+                                          : glance(static_cast<int32_t const*>(matrix.data) + at);
+      return row >= 0 && row < operands.rows ? row * operands.input_token_stride : -1;
+    }
+  }
+  return slot * (C::kHidden == kAny ? operands.input_topk_stride : int64_t(C::kHidden));
+}
+
+// One lane of each 128-byte line asks for it, in every row, and for the token's weights: while the kernel before drains,
+// they come in. Nothing is read that counts, so it is safe before the wait.
+template <class C>
+__device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Place<C> const& place) {
+  if ((reinterpret_cast<uintptr_t>(place.input) & 127) >= sizeof(Element<C::kDType>) * C::kVectorWidth) return;
   int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
   CUTE_UNROLL
   for (int k = 0; k < topk; ++k) {
-    if (first_of_line) prefetch_line(place.input + slot_of(operands, place.token, k, true).offset);
+    int64_t const offset = guessed_offset(operands, place.token, k);
+    if (C::kEpilogue != Epilogue::kRouted || offset >= 0) prefetch_line(place.input + offset);
+  }
+  if constexpr (C::kEpilogue != Epilogue::kPlain) {
+    int const bytes = operands.weights.is_float32 ? 4 : int(sizeof(Element<C::kDType>));
+    if (operands.weights.data) {
+      prefetch_line(static_cast<char const*>(operands.weights.data) + place.token * operands.weights.token_stride * bytes);
+    }
+    if (operands.shared) {
+      prefetch_line(static_cast<char const*>(operands.shared) +
+                    (place.token * operands.shared_token_stride + place.hidden) * int(sizeof(Element<C::kDType>)));
+    }
   }
 }
 
+// Vectors of live tokens: all of them, but where the call has a count on the device.
 template <class C>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    sum_reduce_kernel(__grid_constant__ Operands<C> const operands, __grid_constant__ Grid const grid) {
-  allow_next_kernel();
-  int32_t const thread = blockIdx.x * blockDim.x + threadIdx.x;
-  int32_t const index = min(thread, grid.vectors - 1);
+__device__ __forceinline__ int32_t live_vectors(Operands<C> const& operands, Grid const& grid) {
+  if constexpr (C::kEpilogue == Epilogue::kRouted) {
+    if (operands.live_tokens) {
+      int32_t const vectors_per_row = grid.vectors_per_row.divisor;
+      return min(max(*operands.live_tokens - grid.first_token, 0), grid.vectors / vectors_per_row) * vectors_per_row;
+    }
+  }
+  return grid.vectors;
+}
+
+template <class C>
+__device__ __forceinline__ Place<C> place_of_vector(Operands<C> const& operands, Grid const& grid, int32_t index) {
   int32_t token, vector;
   if constexpr (C::kHidden != kAny) {
     constexpr int kVectorsPerRow = C::kHidden / C::kVectorWidth;
@@ -64,31 +102,62 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   } else {
     grid.vectors_per_row(token, vector, index);
   }
-  Place<C> place = place_of(operands, token, int64_t(vector) * C::kVectorWidth);
-  if constexpr (C::kEpilogue == Epilogue::kPlain && C::kVectorWidth > 1) {
-    compute_now(place.input);
-    compute_now(place.output);
-    if (grid.prefetch) prefetch_rows(operands, place);
+  return place_of(operands, token, int64_t(vector) * C::kVectorWidth);
+}
+
+template <class C>
+__global__ void __launch_bounds__(kMaxThreads, 1)
+    sum_reduce_kernel(__grid_constant__ Operands<C> const operands, __grid_constant__ Grid const grid) {
+  allow_next_kernel();
+  int32_t const thread = blockIdx.x * blockDim.x + threadIdx.x;
+  Place<C> place = place_of_vector(operands, grid, min(thread, grid.vectors - 1));
+  compute_now(place.input);
+  compute_now(place.output);
+  if constexpr (C::kVectorWidth > 1) {
+    if (grid.prefetch) prefetch_token(operands, place);
   }
   // Every block waits, also one with nothing to do: else this grid could end before the one it depends on, and a third
   // that waits for this one alone would read too early.
   wait_for_previous_kernel();
-  sum_reduce_vector(operands, place, thread < grid.vectors);
+  int32_t const vectors = live_vectors(operands, grid);
+  if constexpr (C::kEpilogue == Epilogue::kRouted) {
+    // A grid for a count on the device does not grow with the capacity: each thread has several vectors, or none.
+    if (thread >= vectors) return;
+    sum_reduce_vector(operands, place);
+    for (int32_t index = thread + grid.stride; index < vectors && index > thread; index += grid.stride) {
+      sum_reduce_vector(operands, place_of_vector(operands, grid, index));
+    }
+  } else {
+    sum_reduce_vector(operands, place, thread < vectors);
+  }
+}
+
+// Blocks that fill the GPU: the routed kernels' registers leave room for about this many threads.
+inline int64_t resident_blocks(LaunchShape const& shape) {
+  constexpr int kThreadsPerMultiprocessor = 768;
+  return std::max<int64_t>(1, int64_t(shape.multiprocessors) * kThreadsPerMultiprocessor / shape.threads);
 }
 
 template <class C>
-cudaError_t launch_part(Operands<C> const& operands, int64_t tokens, int64_t hidden, LaunchShape const& shape) {
+cudaError_t launch_part(Operands<C> const& operands, int64_t first_token, int64_t tokens, int64_t hidden,
+                        LaunchShape const& shape) {
   Grid grid{};
   int64_t const vectors_per_row = hidden / C::kVectorWidth;
   grid.vectors_per_row = cutlass::FastDivmod(static_cast<int>(vectors_per_row));
   grid.vectors = static_cast<int32_t>(tokens * vectors_per_row);
+  grid.first_token = static_cast<int32_t>(std::min<int64_t>(first_token, INT32_MAX));  // a count is an int32, too
   grid.prefetch = shape.prefetch;
+  int64_t blocks = (grid.vectors + shape.threads - 1) / shape.threads;
+  if constexpr (C::kEpilogue == Epilogue::kRouted) {
+    if (operands.live_tokens) blocks = std::min(blocks, resident_blocks(shape));
+  }
+  grid.stride = static_cast<int32_t>(blocks * shape.threads);
 
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3((grid.vectors + shape.threads - 1) / shape.threads);
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(shape.threads);
   config.stream = static_cast<cudaStream_t>(shape.stream);
   config.attrs = &attribute;
@@ -105,7 +174,7 @@ char const* launch_cuda(SumReduceArguments const& call, LaunchShape const& shape
   for (int64_t hidden = 0; hidden < call.hidden; hidden += hidden_part) {
     for (int64_t token = 0; token < call.tokens; token += tokens_part) {
       cudaError_t const error =
-          launch_part<C>(operands_of<C>(call, token, hidden), std::min(tokens_part, call.tokens - token),
+          launch_part<C>(operands_of<C>(call, token, hidden), token, std::min(tokens_part, call.tokens - token),
                          std::min(hidden_part, call.hidden - hidden), shape);
       if (error != cudaSuccess) return cudaGetErrorString(error);
     }

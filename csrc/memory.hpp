@@ -83,6 +83,59 @@ struct StoreVector {
 };
 #endif
 
+#if defined(__CUDACC__)
+// LoadVector, or zeros where `wanted` is false: a predicate on the load, not a branch around it.
+template <int kBits>
+CUTE_HOST_DEVICE void load_if(bool wanted, cute::uint_bit_t<kBits> const* source, cute::uint_bit_t<kBits>& destination) {
+#if defined(__CUDA_ARCH__)
+  int const predicate = wanted;
+  if constexpr (kBits == 128) {
+    auto& halves = destination.hilo_;
+    halves = {0, 0};
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %3, 0; @p ld.global.v2.b64 {%0, %1}, [%2]; }"
+                 : "+l"(halves.lo), "+l"(halves.hi)
+                 : "l"(source), "r"(predicate));
+  } else if constexpr (kBits == 64) {
+    destination = 0;
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b64 %0, [%1]; }"
+                 : "+l"(destination)
+                 : "l"(source), "r"(predicate));
+  } else if constexpr (kBits == 32) {
+    destination = 0;
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b32 %0, [%1]; }"
+                 : "+r"(destination)
+                 : "l"(source), "r"(predicate));
+  } else {
+    destination = 0;
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b16 %0, [%1]; }"
+                 : "+h"(destination)
+                 : "l"(source), "r"(predicate));
+  }
+#else
+  if (wanted) destination = *source;
+#endif
+}
+#endif
+
+// A look at an index that the kernel before may still be writing: good for guessing what to prefetch, for nothing else. It
+// passes the L1 cache by, so that the true read after `griddepcontrol.wait` cannot find it there.
+template <class Index>
+CUTE_HOST_DEVICE int64_t glance(Index const* index) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(Index) == 8) {
+    int64_t value;
+    asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(value) : "l"(index));
+    return value;
+  } else {
+    int32_t value;
+    asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(value) : "l"(index));
+    return value;
+  }
+#else
+  return *index;
+#endif
+}
+
 // Asks the L2 cache for the line at `address`, without reading it: no value is used, so it is safe before
 // `griddepcontrol.wait`. What the kernel before still writes reaches the same L2.
 CUTE_HOST_DEVICE void prefetch_line(void const* address) {

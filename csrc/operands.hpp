@@ -43,6 +43,22 @@ struct Operands : std::conditional_t<C::kEpilogue == Epilogue::kPlain, NoFusion,
   bool streaming_store;
 };
 
+// How many neighbouring slots of K one load takes: as many as divide K, of at most 16 bytes.
+constexpr int slot_neighbours(int slots, int bytes) {
+  return slots % 4 == 0 && 4 * bytes <= 16 ? 4 : slots % 2 == 0 && 2 * bytes <= 16 ? 2 : 1;
+}
+
+template <int K, class T>
+inline constexpr int kSlotNeighbours = slot_neighbours(K, sizeof(T));
+
+// Whether every token's slots can be read that way.
+template <class Matrix>
+bool has_wide_slots(Matrix const& matrix, int slots, int bytes) {
+  int const width = slot_neighbours(slots, bytes) * bytes;
+  return matrix.topk_stride == 1 && reinterpret_cast<uintptr_t>(matrix.data) % width == 0 &&
+         matrix.token_stride * bytes % width == 0;
+}
+
 // The operands of the tokens from `first_token` on, from element `first_hidden` of each row on.
 template <class C>
 Operands<C> operands_of(SumReduceArguments const& call, int64_t first_token = 0, int64_t first_hidden = 0) {
@@ -63,6 +79,7 @@ Operands<C> operands_of(SumReduceArguments const& call, int64_t first_token = 0,
   if constexpr (C::kEpilogue != Epilogue::kPlain) {
     auto const advance = [first_token](auto matrix, int bytes) {
       if (matrix.data) matrix.data = static_cast<char const*>(matrix.data) + first_token * matrix.token_stride * bytes;
+      matrix.wide = C::kTopK != kAny && has_wide_slots(matrix, C::kTopK, bytes);
       return matrix;
     };
     operands.weights = advance(call.weights, call.weights.is_float32 ? 4 : int(sizeof(T)));

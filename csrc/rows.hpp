@@ -44,6 +44,13 @@ struct Rows {
   CUTE_HOST_DEVICE void load(int row, T const* address) {
     copy_vector<LoadVector<kAccessBits<T, kVectorWidth>>>(vector_at<kVectorWidth>(address), staged(cute::_, row));
   }
+  // Zeros where the row is not to be read.
+  CUTE_HOST_DEVICE void load_if(bool wanted, int row, T const* address) {
+    constexpr int kBits = kAccessBits<T, kVectorWidth>;
+    static_assert(kBits == kVectorWidth * int(sizeof(T)) * 8, "a row's vector is one access");
+    using Bits = cute::uint_bit_t<kBits>;
+    moe_cute::load_if<kBits>(wanted, reinterpret_cast<Bits const*>(address), cute::recast<Bits>(staged(cute::_, row))(0));
+  }
   CUTE_HOST_DEVICE T operator()(int element, int row) const { return staged(element, row); }
 };
 
@@ -58,6 +65,9 @@ struct Rows {
   T const* addresses[kRows];
 
   void load(int row, T const* address) { addresses[row] = address; }
+  void load_if(bool wanted, int row, T const* address) { addresses[row] = wanted ? address : kZeros; }
+
+  static constexpr T kZeros[kVectorWidth] = {};
   T operator()(int element, int row) const { return addresses[row][element]; }
 };
 

@@ -1,19 +1,52 @@
 // The topk slots of one token: which row each one reads, with which weight, and whether it takes part at all.
 #pragma once
 
+#include <cute/numeric/int.hpp>
+
 #include "operands.hpp"
 
 namespace moe_cute {
 
-// Read as int64 whatever the storage, by the token's own offset.
-CUTE_HOST_DEVICE int64_t index_at(IndexMatrix const& matrix, int64_t token, int slot) {
-  int64_t const at = token * matrix.token_stride + slot * matrix.topk_stride;
-  return matrix.is_int64 ? static_cast<int64_t const*>(matrix.data)[at] : static_cast<int32_t const*>(matrix.data)[at];
+// K values of a token's row in a [tokens, topk] matrix, from slot `first` on: in a few wide loads where the slots are
+// neighbours and aligned, which `wide` says of the whole matrix.
+template <int K, class T>
+CUTE_HOST_DEVICE void load_slots(T const* row, int64_t topk_stride, bool wide, int first, int topk, T (&values)[K]) {
+#if defined(__CUDA_ARCH__)
+  constexpr int kNeighbours = kSlotNeighbours<K, T>;
+  if (kNeighbours > 1 && wide) {
+    using Bits = cute::uint_bit_t<kNeighbours * int(sizeof(T)) * 8>;
+    CUTE_UNROLL
+    for (int k = 0; k < K; k += kNeighbours) {
+      *reinterpret_cast<Bits*>(values + k) = *reinterpret_cast<Bits const*>(row + first + k);
+    }
+    return;
+  }
+#else
+  (void)wide;
+#endif
+  CUTE_UNROLL
+  for (int k = 0; k < K; ++k) {
+    int const slot = first + k < topk ? first + k : topk - 1;  // past the last slot: any that exists
+    values[k] = row[slot * topk_stride];
+  }
 }
 
-// Whether a slot's expert lives here: a negative id, one past the map's end, or one that maps to a negative does not.
-CUTE_HOST_DEVICE bool expert_is_local(Fusion const& fusion, int64_t token, int slot) {
-  int64_t const expert = index_at(fusion.expert_ids, token, slot);
+// Widened to int64 whatever the storage.
+template <int K>
+CUTE_HOST_DEVICE void load_indices(IndexMatrix const& matrix, int64_t token, int first, int topk, int64_t (&values)[K]) {
+  int64_t const row = token * matrix.token_stride;
+  if (matrix.is_int64) {
+    load_slots(static_cast<int64_t const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, values);
+  } else {
+    int32_t narrow[K];
+    load_slots(static_cast<int32_t const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, narrow);
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) values[k] = narrow[k];
+  }
+}
+
+// Whether an expert lives here: a negative id, one past the map's end, or one that maps to a negative does not.
+CUTE_HOST_DEVICE bool is_local(Fusion const& fusion, int64_t expert) {
   if (!fusion.has_expert_map) return expert >= 0;
   return expert >= 0 && expert < fusion.experts && fusion.expert_map[expert * fusion.expert_map_stride] >= 0;
 }
@@ -38,36 +71,67 @@ CUTE_HOST_DEVICE Place<C> place_of(Operands<C> const& operands, int64_t token, i
           hidden};
 }
 
-template <class C>
-struct Slot {
-  int64_t offset;  // of its row, from the place in the input
-  bool live;       // whether the row may be read
-  Accumulator<Element<C::kDType>> weight;
-};
+// K slots of a token, from `first` on.
+template <class C, int K>
+struct Slots {
+  using A = Accumulator<Element<C::kDType>>;
 
-// Where `wanted` is false nothing is looked up.
-template <class C>
-CUTE_HOST_DEVICE Slot<C> slot_of(Operands<C> const& operands, int64_t token, int slot, bool wanted) {
-  using T = Element<C::kDType>;
-  // A specialised hidden size means packed rows: their distance is an immediate of the load.
-  int64_t const topk_stride = C::kHidden != kAny ? int64_t(C::kHidden) : operands.input_topk_stride;
-  Slot<C> result{slot * topk_stride, wanted, 1};
-  if constexpr (C::kEpilogue == Epilogue::kRouted) {
-    if (operands.expert_ids.data && wanted) result.live = expert_is_local(operands, token, slot);
-    if (operands.is_permuted && wanted) {
-      int64_t const row = index_at(operands.rows_of_slots, token, slot);
-      result.live = result.live && row >= 0 && row < operands.rows;
-      result.offset = row * operands.input_token_stride;
+  int64_t offsets[K];  // of their rows, from the place in the input
+  bool live[K];        // whether the row may be read
+  A weights[K];        // zero where it may not
+
+  CUTE_HOST_DEVICE Slots(Operands<C> const& operands, int64_t token, int first, int topk) {
+    // A specialised hidden size means packed rows: their distance is an immediate of the load.
+    int64_t const topk_stride = C::kHidden != kAny ? int64_t(C::kHidden) : operands.input_topk_stride;
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) {
+      offsets[k] = (first + k) * topk_stride;
+      live[k] = C::kTopK == K || K == 1 || first + k < topk;
+      weights[k] = 1;
+    }
+    if constexpr (C::kEpilogue != Epilogue::kPlain) look_up_weights(operands, token, first, topk);
+    if constexpr (C::kEpilogue == Epilogue::kRouted) look_up_rows(operands, token, first, topk);
+  }
+
+ private:
+  CUTE_HOST_DEVICE void look_up_weights(Operands<C> const& operands, int64_t token, int first, int topk) {
+    using T = Element<C::kDType>;
+    WeightMatrix const& matrix = operands.weights;
+    if (matrix.data == nullptr) return;
+    int64_t const row = token * matrix.token_stride;
+    if (matrix.is_float32) {
+      float values[K];
+      load_slots(static_cast<float const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, values);
+      CUTE_UNROLL
+      for (int k = 0; k < K; ++k) weights[k] = values[k];
+    } else {
+      T values[K];
+      load_slots(static_cast<T const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, values);
+      CUTE_UNROLL
+      for (int k = 0; k < K; ++k) weights[k] = to_accumulator(values[k]);
     }
   }
-  if constexpr (C::kEpilogue != Epilogue::kPlain) {
-    if (operands.weights.data && wanted) {
-      int64_t const at = token * operands.weights.token_stride + slot * operands.weights.topk_stride;
-      result.weight = operands.weights.is_float32 ? static_cast<float const*>(operands.weights.data)[at]
-                                                  : to_accumulator(static_cast<T const*>(operands.weights.data)[at]);
+
+  CUTE_HOST_DEVICE void look_up_rows(Operands<C> const& operands, int64_t token, int first, int topk) {
+    int64_t values[K];
+    if (operands.expert_ids.data) {
+      load_indices(operands.expert_ids, token, first, topk, values);
+      CUTE_UNROLL
+      for (int k = 0; k < K; ++k) live[k] = live[k] && is_local(operands, values[k]);
+    }
+    if (operands.is_permuted) {
+      load_indices(operands.rows_of_slots, token, first, topk, values);
+      CUTE_UNROLL
+      for (int k = 0; k < K; ++k) {
+        live[k] = live[k] && values[k] >= 0 && values[k] < operands.rows;
+        offsets[k] = values[k] * operands.input_token_stride;
+      }
+    }
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) {
+      if (!live[k]) weights[k] = 0;
     }
   }
-  return result;
-}
+};
 
 }  // namespace moe_cute

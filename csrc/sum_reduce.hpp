@@ -57,23 +57,24 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> co
   clear(sum);
   int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
   for (int first = 0; first < topk; first += K) {
-    Slot<C> slots[K];
-    MOE_CUTE_UNROLL
-    for (int k = 0; k < K; ++k) {
-      slots[k] = slot_of(operands, place.token, first + k, kWholeChunks || first + k < topk);
-    }
+    Slots<C, K> const slots(operands, place.token, first, topk);
     Rows<T, V, K> rows;
     MOE_CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
-      if (!kMaySkip || slots[k].live) rows.load(k, place.input + slots[k].offset);
+      T const* const row = place.input + slots.offsets[k];
+      if (kMaySkip) {
+        rows.load_if(slots.live[k], k, row);
+      } else {
+        rows.load(k, row);
+      }
     }
     MOE_CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
-      if (kMaySkip && !slots[k].live) continue;
       MOE_CUTE_UNROLL
       for (int v = 0; v < V; ++v) {
         A const term = to_accumulator(rows(v, k));
-        sum(v) = C::kEpilogue == Epilogue::kPlain ? sum(v) + term : fma_rn(slots[k].weight, term, sum(v));
+        A const added = C::kEpilogue == Epilogue::kPlain ? sum(v) + term : fma_rn(slots.weights[k], term, sum(v));
+        sum(v) = kWholeChunks || first + k < topk ? added : sum(v);  // a skipped slot adds zero, one past the last nothing
       }
     }
   }

@@ -1,9 +1,10 @@
 """Which calls a variant accepts, told from the manifest's constraints alone: nothing here asks the library."""
 
-from torch import Tensor
+from typing import Any
 
 from tests.variants import EPILOGUES, VARIANTS, Variant, built_names
 
+Tensor = Any  # a torch.Tensor, or whatever else has its shape, strides, dtype, device and address
 Tensors = dict[str, Tensor]
 
 
@@ -41,4 +42,8 @@ def _vectors_fit(tensor: Tensor, width: int) -> bool:
 
 def acceptors(input: Tensor, output: Tensor, tensors: Tensors | None = None) -> list[Variant]:
     """In the manifest's order."""
-    return [variant for variant in VARIANTS if variant.name in built_names() and accepts(variant, input, output, tensors or {})]
+    return [
+        variant
+        for variant in VARIANTS
+        if variant.name in built_names() and accepts(variant, input, output, tensors or {})
+    ]

@@ -1,6 +1,7 @@
 """One call of sum_reduce: its operands, its result by the reference, and the run that is held against it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from tests.memory import Canvas, placed_input, poisoned_output
 from tests.reference import assert_same_bits
 
 SCALE = 2.5  # no power of two, so that a scale applied twice, or after rounding, changes bits
+
+Keywords = dict[str, Any]  # Tensors by their argument's name: not typed so, for `**` to pass them on
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Call:
     input: Tensor
     tokens: int
     fusion: Fusion = PLAIN
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: Keywords = field(default_factory=dict)
     scale: float = SCALE
 
     @property
@@ -65,7 +68,7 @@ class Call:
 
     def place(
         self, device: torch.device | str, input_layout: str = "contiguous", output_layout: str = "contiguous"
-    ) -> tuple[tuple[Tensor, Tensor, float], dict[str, Tensor], Canvas]:
+    ) -> tuple[tuple[Tensor, Tensor, float], Keywords, Canvas]:
         """Positional and keyword arguments of a run, and the poisoned memory that its output lies in."""
         input = placed_input(input_layout, self.input, device) if self.input.dim() == 3 else self.input.to(device)
         out = poisoned_output(output_layout, self.tokens, self.hidden, self.out_dtype, device)
@@ -95,7 +98,7 @@ def plain_call(tokens: int, topk: int, hidden: int, dtype: torch.dtype, rng: tor
 def fused_call(fusion: Fusion, tokens: int, topk: int, hidden: int, dtype: torch.dtype, rng: torch.Generator) -> Call:
     """Every row that must not be read holds NaN."""
     live = torch.ones(tokens, topk, dtype=torch.bool)
-    tensors: dict[str, Tensor] = {}
+    tensors: Keywords = {}
     if fusion.weights is not None:
         weights_dtype = torch.float32 if fusion.weights == "float32" else dtype
         tensors["topk_weights"] = random_values((tokens, topk), weights_dtype, rng)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tests.reference import bits_of
 
-# A NaN that no arithmetic makes (hardware makes those with an empty payload), so that what was left unwritten shows even
-# where NaN is right.
+# A NaN that no arithmetic makes (hardware's has an empty payload), so that what was left unwritten shows even where NaN
+# is right.
 _POISON = {torch.float16: 0x7DAD, torch.bfloat16: 0x7FAD, torch.float32: 0x7FC0DEAD, torch.float64: 0x7FF8DEADDEADDEAD}
 
 _MARGIN = 64  # elements before and after: more than the widest vector of any backend
@@ -106,7 +106,9 @@ def values_for(layout: str, values: Tensor) -> Tensor:
     strides, _ = INPUT_LAYOUTS[layout]
     if layout == "overlapping_windows":
         flat = values.flatten()
-        at = sum(torch.arange(size).view([-1 if d == dim else 1 for d in range(3)]) for dim, size in enumerate(values.shape))
+        at = sum(
+            torch.arange(size).view([-1 if d == dim else 1 for d in range(3)]) for dim, size in enumerate(values.shape)
+        )
         return flat[at % flat.numel()]
     first = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides(*values.shape))
     return values[first].expand_as(values)
@@ -116,7 +118,6 @@ def placed_input(layout: str, values: Tensor, device: torch.device | str) -> Ten
     strides, offset = INPUT_LAYOUTS[layout]
     if layout == "overlapping_windows":
         # torch refuses to copy into a view that overlaps itself, so the buffer is filled and then viewed.
-        tokens, topk, hidden = values.shape
         line = torch.cat([values[:, 0, 0], values[-1, :, 0][1:], values[-1, -1][1:]])
         return placed(line, device).as_strided(values.shape, (1, 1, 1))
     return placed(values, device, strides(*values.shape), offset)

@@ -1,4 +1,4 @@
-"""The whole finalize step in one pass: weights, skipped slots, permuted rows, the shared expert, live tokens, dtypes."""
+"""The finalize step in one pass: weights, skipped slots, permuted rows, the shared expert, live tokens, dtypes."""
 
 from itertools import product
 
@@ -65,11 +65,15 @@ def test_every_variant(variant: Variant, rng: torch.Generator) -> None:
             fused_call(fusion, 3, variant.topk or 5, hidden, variant.dtype, rng).check(variant.backend, variant.name)
     if variant.epilogue == "routed":
         for out_dtype in output_dtypes(variant.dtype):
-            call = fused_call(Fusion(shared="own", out_dtype=out_dtype), 3, variant.topk or 5, 3 * width, variant.dtype, rng)
+            call = fused_call(
+                Fusion(shared="own", out_dtype=out_dtype), 3, variant.topk or 5, 3 * width, variant.dtype, rng
+            )
             call.check(variant.backend, variant.name)
 
 
-@pytest.mark.parametrize("topk", [0, 1, 2, 4, 6, 7, 8, 9, 10, 33])  # each specialised loop, chunks of four, and none at all
+@pytest.mark.parametrize(
+    "topk", [0, 1, 2, 4, 6, 7, 8, 9, 10, 33]
+)  # each specialised loop, chunks of four, and none at all
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_every_topk(device: torch.device, dtype: torch.dtype, topk: int, rng: torch.Generator) -> None:
     for fusion in ONE_AT_A_TIME:
@@ -149,7 +153,11 @@ def test_extreme_ids(device: torch.device, index_dtype: torch.dtype, rng: torch.
     ids = torch.tensor([[info.min, info.max, -1, 0, 3, 4]], dtype=index_dtype)
     values = random_values((1, 6, 33), torch.float32, rng)
     expert_map = torch.tensor([2, -1, -1, 0], dtype=torch.int32)
-    for tensors, live in (({}, [1, 3, 4, 5]), ({"expert_map": expert_map}, [3, 4]), ({"expert_map": expert_map[:0]}, [])):
+    for tensors, live in (
+        ({}, [1, 3, 4, 5]),
+        ({"expert_map": expert_map}, [3, 4]),
+        ({"expert_map": expert_map[:0]}, []),
+    ):
         poisoned = torch.full_like(values, torch.nan)
         poisoned[:, live] = values[:, live]
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}

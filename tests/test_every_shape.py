@@ -48,7 +48,7 @@ def test_many_tokens(device: torch.device, tokens: int, hidden: int, rng: torch.
 
 
 def test_long_rows(device: torch.device, rng: torch.Generator) -> None:
-    # Longer than what one task of the CPU takes of a row, with a ragged end; few tokens, and more than there are threads.
+    # Longer than what one task of the CPU takes of a row, with a ragged end; fewer tokens than threads, and more.
     for tokens in (1, 2, 9):
         plain_call(tokens, 3, 3 * 8192 + 77, torch.bfloat16, rng).check(device)
 

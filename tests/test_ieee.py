@@ -43,7 +43,9 @@ def test_every_tuple_of_special_values(device: torch.device, dtype: torch.dtype,
         Call(every_tuple(special_values(dtype), topk, dtype), tokens=1, scale=scale).check(device)
 
 
-def sums_to(device: torch.device, dtype: torch.dtype, slots: list[float], expected: float, scale: float = 1.0, **fused: Tensor) -> None:
+def sums_to(
+    device: torch.device, dtype: torch.dtype, slots: list[float], expected: float, scale: float = 1.0, **fused: Tensor
+) -> None:
     """The sum of `slots`, in vectors and in single elements, is `expected` to the bit."""
     column = torch.tensor(slots, dtype=torch.float64).to(dtype)
     assert column.double().tolist() == slots, "not representable: the test would test something else"
@@ -131,6 +133,6 @@ def test_no_worse_than_torch(device: torch.device, dtype: torch.dtype, topk: int
     exact = torch.tensor([math.fsum(terms) for terms in slots], dtype=torch.float64).view(16, 256)
     ours = (moe_cute.sum_reduce(input.to(device)).cpu().double() - exact).abs().mean()
     torchs = (input.sum(1).double() - exact).abs().mean()
-    # In 16 bits the last rounding decides, and torch's is the same. Else the order does: beyond 16 slots torch adds partial
-    # sums, smaller than one long chain's; the chain's error was 1.26 times torch's at most, over 15 draws of 33 slots.
+    # In 16 bits the last rounding decides, and torch's is the same. Else the order does: beyond 16 slots torch adds up
+    # partial sums, smaller than one long chain's, whose error was 1.26 times torch's at most in 15 draws of 33 slots.
     assert ours <= torchs * (1.5 if dtype.itemsize > 2 and topk > 16 else 1.001)

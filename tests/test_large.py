@@ -1,4 +1,4 @@
-"""Sizes that only a GPU has room for: every index past 31 bits, and every part of a call that takes several launches."""
+"""Sizes that only a GPU has room for: indices past 31 bits, and calls that take several launches."""
 
 from collections.abc import Iterator
 

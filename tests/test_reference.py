@@ -34,11 +34,15 @@ def rounded_to_float32(exact: Fraction) -> float:
     return struct.unpack("f", struct.pack("f", float(round(exact / quantum) * quantum)))[0]
 
 
-@pytest.mark.parametrize(("dtype", "exponents"), [(torch.float32, 12), (torch.float32, 55), (torch.float64, 12), (torch.float64, 90)])
+@pytest.mark.parametrize(
+    ("dtype", "exponents"), [(torch.float32, 12), (torch.float32, 55), (torch.float64, 12), (torch.float64, 90)]
+)
 def test_fma_is_rounded_once(dtype: torch.dtype, exponents: int, rng: torch.Generator) -> None:
     a, b = (wide_range(2000, exponents, dtype, rng) for _ in range(2))
     c = torch.cat([wide_range(1000, exponents, dtype, rng), near_cancellation(a[1000:], b[1000:], rng)])
-    exact = [Fraction(x) * Fraction(y) + Fraction(z) for x, y, z in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)]
+    exact = [
+        Fraction(x) * Fraction(y) + Fraction(z) for x, y, z in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)
+    ]
     rounded = [float(value) if dtype is torch.float64 else rounded_to_float32(value) for value in exact]
     actual = fma(a, b, c)
     assert actual.dtype is dtype

@@ -47,15 +47,29 @@ WRONG: list[tuple[str, Any, type[Exception], str, str]] = [
     *(
         ("input", zeros(TOKENS, TOPK, HIDDEN, dtype=dtype), TypeError, f"of dtype {str(dtype)[6:]}", INPUT_KINDS)
         for dtype in (
-            torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex64, torch.complex128,
-            torch.float8_e4m3fn, torch.float8_e5m2,
+            torch.int8,
+            torch.uint8,
+            torch.int16,
+            torch.int32,
+            torch.int64,
+            torch.bool,
+            torch.complex64,
+            torch.complex128,
+            torch.float8_e4m3fn,
+            torch.float8_e5m2,
         )
     ),
     ("output", zeros(3, 8, dtype=torch.float16), TypeError, "of dtype float16", "bfloat16 as the input, or float32"),
     ("output", zeros(3, 8, dtype=torch.float64), TypeError, "of dtype float64", "bfloat16 as the input, or float32"),
     ("output", zeros(3, 8, dtype=torch.int64), TypeError, "of dtype int64", "bfloat16 as the input, or float32"),
     ("output", zeros(3, 8, dtype=torch.bool), TypeError, "of dtype bool", "bfloat16 as the input, or float32"),
-    ("output", zeros(3, 8, dtype=torch.complex64), TypeError, "of dtype complex64", "bfloat16 as the input, or float32"),
+    (
+        "output",
+        zeros(3, 8, dtype=torch.complex64),
+        TypeError,
+        "of dtype complex64",
+        "bfloat16 as the input, or float32",
+    ),
     ("out_dtype", torch.float32, TypeError, "torch.float32", "the output's torch.bfloat16, or None"),
     # What is no tensor, or no dense one
     ("input", [[[1.0]]], TypeError, "of type list", "a torch.Tensor"),
@@ -72,13 +86,43 @@ WRONG: list[tuple[str, Any, type[Exception], str, str]] = [
     ("routed_scaling_factor", True, TypeError, "of type bool", "a float or an int"),
     ("routed_scaling_factor", 1j, TypeError, "of type complex", "a float or an int"),
     ("routed_scaling_factor", [2.0], TypeError, "of type list", "a float or an int"),
-    ("routed_scaling_factor", lambda device: torch.tensor(2.0, device=device), TypeError, "of type Tensor", "a float or an int"),
+    (
+        "routed_scaling_factor",
+        lambda device: torch.tensor(2.0, device=device),
+        TypeError,
+        "of type Tensor",
+        "a float or an int",
+    ),
     ("routed_scaling_factor", float("nan"), ValueError, "nan", "a number"),
     # topk_weights
-    ("topk_weights", zeros(3, 3, dtype=torch.float32), ValueError, r"of shape \[3, 3\]", r"\[tokens, topk\] = \[3, 2\]"),
-    ("topk_weights", zeros(3, 2, 1, dtype=torch.float32), ValueError, r"of shape \[3, 2, 1\]", r"shape \[tokens, topk\]"),
-    ("topk_weights", zeros(3, 2, dtype=torch.float16), TypeError, "of dtype float16", "float32 or the input's bfloat16"),
-    ("topk_weights", zeros(3, 2, dtype=torch.float64), TypeError, "of dtype float64", "float32 or the input's bfloat16"),
+    (
+        "topk_weights",
+        zeros(3, 3, dtype=torch.float32),
+        ValueError,
+        r"of shape \[3, 3\]",
+        r"\[tokens, topk\] = \[3, 2\]",
+    ),
+    (
+        "topk_weights",
+        zeros(3, 2, 1, dtype=torch.float32),
+        ValueError,
+        r"of shape \[3, 2, 1\]",
+        r"shape \[tokens, topk\]",
+    ),
+    (
+        "topk_weights",
+        zeros(3, 2, dtype=torch.float16),
+        TypeError,
+        "of dtype float16",
+        "float32 or the input's bfloat16",
+    ),
+    (
+        "topk_weights",
+        zeros(3, 2, dtype=torch.float64),
+        TypeError,
+        "of dtype float64",
+        "float32 or the input's bfloat16",
+    ),
     ("topk_weights", zeros(3, 2, dtype=torch.int32), TypeError, "of dtype int32", "float32 or the input's bfloat16"),
     ("topk_weights", [[1.0, 1.0]] * 3, TypeError, "of type list", "a torch.Tensor"),
     # topk_ids
@@ -105,7 +149,13 @@ WRONG: list[tuple[str, Any, type[Exception], str, str]] = [
     ("variant", "", ValueError, "", "one that moe_cute.explain does not refuse, or None"),
     ("variant", 8, TypeError, "of type int", "str"),
     # Other devices
-    ("output", torch.zeros(3, 8, dtype=torch.bfloat16, device="meta"), ValueError, "on another device", "the input's device"),
+    (
+        "output",
+        torch.zeros(3, 8, dtype=torch.bfloat16, device="meta"),
+        ValueError,
+        "on another device",
+        "the input's device",
+    ),
     ("topk_weights", torch.zeros(3, 2, device="meta"), ValueError, "on another device", "the input's device"),
 ]
 
@@ -155,9 +205,23 @@ def test_routing_with_a_permutation(device: torch.device) -> None:
     index = ids(TOKENS, TOPK)(device)
     good_arguments, out = good(device)
     permuted = good_arguments | {"input": rows, "inv_permuted_idx": index}
-    refused(good_arguments | {"inv_permuted_idx": index}, ValueError, "input", r"of shape \[3, 2, 8\]", r"\[rows, hidden\]")
-    refused(permuted | {"inv_permuted_idx": index.flatten()}, ValueError, "inv_permuted_idx", r"of shape \[6\]", r"\[tokens, topk\]")
-    refused(permuted | {"inv_permuted_idx": index.short()}, TypeError, "inv_permuted_idx", "of dtype int16", "int32 or int64")
+    refused(
+        good_arguments | {"inv_permuted_idx": index}, ValueError, "input", r"of shape \[3, 2, 8\]", r"\[rows, hidden\]"
+    )
+    refused(
+        permuted | {"inv_permuted_idx": index.flatten()},
+        ValueError,
+        "inv_permuted_idx",
+        r"of shape \[6\]",
+        r"\[tokens, topk\]",
+    )
+    refused(
+        permuted | {"inv_permuted_idx": index.short()},
+        TypeError,
+        "inv_permuted_idx",
+        "of dtype int16",
+        "int32 or int64",
+    )
     refused(permuted | {"inv_permuted_idx": index[:2]}, ValueError, "output", r"of shape \[3, 8\]", r"= \[2, 8\]")
     refused(permuted | {"topk_ids": index[:, :1]}, ValueError, "topk_ids", r"of shape \[3, 1\]", r"= \[3, 2\]")
     out.assert_untouched()
@@ -166,8 +230,20 @@ def test_routing_with_a_permutation(device: torch.device) -> None:
 def test_expert_map(device: torch.device) -> None:
     arguments, out = good(device)
     arguments["topk_ids"] = ids(TOKENS, TOPK)(device)
-    refused(arguments | {"expert_map": ids(2, 2)(device)}, ValueError, "expert_map", r"of shape \[2, 2\]", r"shape \[experts\]")
-    refused(arguments | {"expert_map": ids(4, dtype=torch.int64)(device)}, TypeError, "expert_map", "of dtype int64", "int32")
+    refused(
+        arguments | {"expert_map": ids(2, 2)(device)},
+        ValueError,
+        "expert_map",
+        r"of shape \[2, 2\]",
+        r"shape \[experts\]",
+    )
+    refused(
+        arguments | {"expert_map": ids(4, dtype=torch.int64)(device)},
+        TypeError,
+        "expert_map",
+        "of dtype int64",
+        "int32",
+    )
     refused(arguments | {"expert_map": {0: 1}}, TypeError, "expert_map", "of type dict", "a torch.Tensor")
     out.assert_untouched()
 
@@ -218,12 +294,24 @@ def test_output_that_overlaps_the_input(device: torch.device) -> None:
         buffer.fill_(1.0)
         overlaps = start < 68 and start + 24 > 20
         if overlaps:
-            refused({"input": input, "output": output}, ValueError, "output", "memory that the input also uses", "memory of its own")
+            refused(
+                {"input": input, "output": output},
+                ValueError,
+                "output",
+                "memory that the input also uses",
+                "memory of its own",
+            )
         else:
             moe_cute.sum_reduce(input, output)
         assert bool((buffer[20:68] == 1.0).all()), "the input has changed"
     for output in (input[:, 0], input[:, 1], input.as_strided((TOKENS, HIDDEN), (16, 1), input.storage_offset() + 5)):
-        refused({"input": input, "output": output}, ValueError, "output", "memory that the input also uses", "memory of its own")
+        refused(
+            {"input": input, "output": output},
+            ValueError,
+            "output",
+            "memory that the input also uses",
+            "memory of its own",
+        )
     assert bool((buffer == buffer[20]).all())
 
 
@@ -237,9 +325,18 @@ def test_output_beside_the_input(device: torch.device, rng: torch.Generator) -> 
         assert torch.equal(output.cpu(), values.float().sum(1).bfloat16())
     assert torch.equal(input.cpu(), values)
     shifted = buffer[:, 15:23]  # one column is the input's
-    refused({"input": input, "output": shifted}, ValueError, "output", "memory that the input also uses", "memory of its own")
+    refused(
+        {"input": input, "output": shifted},
+        ValueError,
+        "output",
+        "memory that the input also uses",
+        "memory of its own",
+    )
     flat = torch.zeros(TOKENS * TOPK * HIDDEN + TOKENS * HIDDEN, dtype=torch.bfloat16, device=device)
-    ends_meet = flat[: TOKENS * TOPK * HIDDEN].view(TOKENS, TOPK, HIDDEN), flat[TOKENS * TOPK * HIDDEN :].view(TOKENS, HIDDEN)
+    ends_meet = (
+        flat[: TOKENS * TOPK * HIDDEN].view(TOKENS, TOPK, HIDDEN),
+        flat[TOKENS * TOPK * HIDDEN :].view(TOKENS, HIDDEN),
+    )
     moe_cute.sum_reduce(*ends_meet)
 
 
@@ -248,9 +345,13 @@ def test_shared_output_in_part_of_the_output(device: torch.device) -> None:
     arguments, _ = good(device)
     arguments["output"] = buffer[:24].view(TOKENS, HIDDEN)
     arguments["shared_output"] = buffer[8:32].view(TOKENS, HIDDEN)
-    refused(arguments, ValueError, "shared_output", "part of the output's memory", "the output itself, or memory of its own")
+    refused(
+        arguments, ValueError, "shared_output", "part of the output's memory", "the output itself, or memory of its own"
+    )
     arguments["shared_output"] = buffer[:24].as_strided((TOKENS, HIDDEN), (1, 3))  # the same place, in another order
-    refused(arguments, ValueError, "shared_output", "part of the output's memory", "the output itself, or memory of its own")
+    refused(
+        arguments, ValueError, "shared_output", "part of the output's memory", "the output itself, or memory of its own"
+    )
     assert bool((buffer == 1).all())
 
 
@@ -279,7 +380,9 @@ def test_output_while_the_input_requires_grad(device: torch.device) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("argument", ["output", "topk_weights", "topk_ids", "expert_map", "shared_output", "num_tokens"])
+@pytest.mark.parametrize(
+    "argument", ["output", "topk_weights", "topk_ids", "expert_map", "shared_output", "num_tokens"]
+)
 @pytest.mark.parametrize("home", ["cpu", "cuda"])
 def test_two_devices(argument: str, home: str) -> None:
     away = {"cpu": "cuda", "cuda": "cpu"}[home]

@@ -38,7 +38,9 @@ def test_every_variant(device: torch.device, dtype: torch.dtype, epilogue: str, 
 def test_every_variant_on_special_values(device: torch.device, dtype: torch.dtype, rng: torch.Generator) -> None:
     """Random bits: NaN, infinities and subnormals among them."""
     for tokens, topk, hidden in SHAPES:
-        raw = torch.randint(-(2**15), 2**15, (tokens, topk, hidden * dtype.itemsize // 2), generator=rng).to(torch.int16)
+        raw = torch.randint(-(2**15), 2**15, (tokens, topk, hidden * dtype.itemsize // 2), generator=rng).to(
+            torch.int16
+        )
         call = Call(raw.view(dtype), tokens)
         (input, output, _), _, _ = call.place(device)
         expected = call.expected()
@@ -59,7 +61,10 @@ def test_every_batch(device: torch.device, dtype: torch.dtype, topk: int, hidden
 
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 def test_every_number_of_threads(epilogue: str, rng: torch.Generator) -> None:
-    calls = [fused_call(FULLEST[epilogue], tokens, 4, hidden, torch.bfloat16, rng) for tokens, hidden in ((2, 40_000), (300, 700))]
+    calls = [
+        fused_call(FULLEST[epilogue], tokens, 4, hidden, torch.bfloat16, rng)
+        for tokens, hidden in ((2, 40_000), (300, 700))
+    ]
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3, 7):

@@ -1,4 +1,4 @@
-"""Every variant in the manifest, forced by name: right on what it accepts, refused with the reason on what it does not."""
+"""Every variant in the manifest, forced by name: right on what it accepts, else refused with the reason."""
 
 import pytest
 import torch
@@ -11,9 +11,9 @@ from tests.variants import EPILOGUES, VARIANTS, Variant, manifest, variants_wher
 
 
 def test_the_table_is_the_manifest() -> None:
-    columns = ("name", "backend", "dtype", "vector_width", "epilogue")
-    compiled = [tuple(row[key] for key in columns) + (row["hidden"], row["topk"]) for row in moe_cute.variants()]
-    listed = [tuple(row[key] for key in columns) + (row["hidden"] or 0, row["topk"] or 0) for row in manifest()["variants"]]
+    columns = ("name", "backend", "dtype", "hidden", "topk", "vector_width", "epilogue")
+    compiled = [[row[key] for key in columns] for row in moe_cute.variants()]
+    listed = [[row[key] or 0 for key in columns] for row in manifest()["variants"]]
     assert compiled == listed
     assert all(row["built"] for row in moe_cute.variants() if row["backend"] == "cpu")
 
@@ -47,7 +47,9 @@ def test_equals_the_reference(variant: Variant, rng: torch.Generator) -> None:
             )
 
 
-@pytest.mark.parametrize("variant", variants_where(lambda variant: variant.backend == "cuda" and variant.vector_width > 1))
+@pytest.mark.parametrize(
+    "variant", variants_where(lambda variant: variant.backend == "cuda" and variant.vector_width > 1)
+)
 def test_alignment_of_one_vector_is_enough(variant: Variant, rng: torch.Generator) -> None:
     topk, hidden = variant.topk or 3, variant.hidden or 5 * variant.vector_width
     call = plain_call(3, topk, hidden, variant.dtype, rng)
@@ -99,7 +101,9 @@ def test_refuses_with_the_reason_and_writes_nothing(variant: Variant, rng: torch
         out.assert_untouched()
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.backend == "cuda"][::20], ids=lambda variant: variant.name)
+@pytest.mark.parametrize(
+    "variant", [v for v in VARIANTS if v.backend == "cuda"][::20], ids=lambda variant: variant.name
+)
 def test_cuda_variants_are_refused_on_the_cpu(variant: Variant, rng: torch.Generator) -> None:
     call = plain_call(2, variant.topk or 3, variant.hidden or variant.vector_width, variant.dtype, rng)
     with pytest.raises(ValueError, match="it runs on cuda, the input is on cpu"):
@@ -107,5 +111,7 @@ def test_cuda_variants_are_refused_on_the_cpu(variant: Variant, rng: torch.Gener
 
 
 def test_an_unknown_variant_is_refused(device: torch.device, rng: torch.Generator) -> None:
-    with pytest.raises(ValueError, match=r"^variant: was sum_reduce_of_mine, but there is no variant of that name; allowed: "):
+    with pytest.raises(
+        ValueError, match=r"^variant: was sum_reduce_of_mine, but there is no variant of that name; allowed: "
+    ):
         plain_call(2, 3, 4, torch.float32, rng).run(device, "sum_reduce_of_mine")

@@ -79,4 +79,6 @@ def test_nothing_is_read_before_the_previous_kernel_has_ended(variant: dict) -> 
             continue
         assert kernel.opcodes.count("PREEXIT") == 1, architecture
         wait = kernel.opcodes.index("ACQBULK")
-        assert not [opcode for opcode in kernel.opcodes[:wait] if opcode.startswith(("LDG", "LD.", "STG"))], architecture
+        assert not [opcode for opcode in kernel.opcodes[:wait] if opcode.startswith(("LDG", "LD.", "STG"))], (
+            architecture
+        )

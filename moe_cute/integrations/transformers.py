@@ -1,0 +1,80 @@
+"""A mixture-of-experts implementation for Hugging Face transformers that ends in one pass.
+
+    from moe_cute.integrations.transformers import register
+
+    model = AutoModelForCausalLM.from_pretrained(name, experts_implementation=register())
+
+Importing this module raises ImportError where transformers is missing, or is a version that it was not written for.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_cute._front import sum_reduce
+
+try:
+    from transformers import __version__ as _found
+except ModuleNotFoundError as error:
+    raise ImportError("transformers: was not installed; allowed: 5.17 or a later 5.x") from error
+if not (5, 17) <= tuple(int(part) for part in _found.split(".")[:2]) < (6, 0):
+    raise ImportError(f"transformers: was {_found}; allowed: 5.17 or a later 5.x")
+
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
+
+NAME = "moe_cute"
+
+
+def register() -> str:
+    """Adds ``"moe_cute"`` to ``ALL_EXPERTS_FUNCTIONS`` and returns that name; doing it again changes nothing."""
+    ALL_EXPERTS_FUNCTIONS.register(NAME, experts_forward)
+    return NAME
+
+
+def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """What ``"grouped_mm"`` computes, by the same grouped GEMMs; behind the last of them, one ``sum_reduce``.
+
+    Args:
+        self: an experts module under ``transformers.integrations.moe.use_experts_implementation``: gated or not, with
+            biases or not, weights transposed or not.
+        hidden_states: ``[tokens, hidden]``, float16, bfloat16 or float32.
+        top_k_index: ``[tokens, topk]``, int64. An id of ``self.num_experts``, expert parallelism's mark for an expert of
+            another rank, skips its slot.
+        top_k_weights: ``[tokens, topk]``, of any floating dtype.
+
+    Returns:
+        ``[tokens, hidden]``, of the dtype of ``hidden_states``.
+    """
+    tokens, topk = top_k_index.shape
+    expert_ids, slots = torch.sort(top_k_index.reshape(-1))
+    experts = torch.arange(self.num_experts, dtype=expert_ids.dtype, device=expert_ids.device)
+    group_ends = torch.searchsorted(expert_ids, experts, right=True, out_int32=True)
+    is_skipped = expert_ids >= self.num_experts
+
+    def linear(rows: Tensor, name: str) -> Tensor:
+        bias = None
+        if self.has_bias:
+            bias = getattr(self, f"{name}_bias")[expert_ids.clamp(max=self.num_experts - 1)]
+            bias = _without_gradient(bias, is_skipped)
+        return _grouped_linear(rows, getattr(self, name), group_ends, bias=bias, is_transposed=self.is_transposed)
+
+    # A GEMM reads and writes no row past the last group: skipped rows hold garbage from here on, and nobody reads it.
+    rows = _without_gradient(hidden_states[slots // topk], is_skipped)
+    rows = linear(rows, "gate_up_proj" if self.has_gate else "up_proj")
+    rows = self._apply_gate(rows) if self.has_gate else self.act_fn(rows)
+    rows = linear(rows, "down_proj")
+
+    row_of_slot = torch.arange(slots.numel(), dtype=torch.int32, device=slots.device).masked_fill_(is_skipped, -1)
+    row_of_slot = torch.empty_like(row_of_slot).scatter_(0, slots, row_of_slot)
+    return sum_reduce(
+        rows,
+        topk_weights=top_k_weights if top_k_weights.dtype == rows.dtype else top_k_weights.float(),
+        inv_permuted_idx=row_of_slot.view(tokens, topk),
+        out_dtype=hidden_states.dtype,
+    )
+
+
+def _without_gradient(rows: Tensor, is_skipped: Tensor) -> Tensor:
+    """``rows`` (changed in place), with zeros for the garbage that a grouped GEMM's gradient has in skipped rows."""
+    return rows.masked_fill_(is_skipped.unsqueeze(-1), 0.0) if torch.is_grad_enabled() else rows

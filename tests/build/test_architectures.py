@@ -1,0 +1,82 @@
+"""For which GPUs a build is made."""
+
+from pathlib import Path
+
+import pytest
+
+from build_support import architectures
+from build_support.architectures import choose_architectures, parse_architectures
+from build_support.errors import BuildError
+from build_support.manifest import Manifest
+
+NVCC_13 = {75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121}
+NVCC_12_4 = {70, 75, 80, 86, 87, 89, 90}
+SPEC = Manifest((), (), Path(), (80, 90, 100, 120), 120)
+
+
+@pytest.fixture(autouse=True)
+def _a_machine_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    monkeypatch.setattr(architectures, "_gpus_here", lambda: [])
+
+
+def chosen(supported: set[int] = NVCC_13) -> str:
+    return " ".join(map(str, choose_architectures(SPEC, supported)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("9.0", "90"),
+        ("8.0;9.0+PTX", "80 90 90+PTX"),
+        ("8.0 9.0, 12.0 ;", "80 90 120"),
+        ("9.0;9.0", "90"),
+        ("9.0a", "90a"),
+        ("10.0f+PTX", "100f 100f+PTX"),
+        ("Hopper", "90 90+PTX"),
+        ("ampere;9.0", "80 86 86+PTX 90"),
+    ],
+)
+def test_torch_spellings(text: str, expected: str) -> None:
+    assert " ".join(map(str, parse_architectures(text, NVCC_13))) == expected
+
+
+@pytest.mark.parametrize("text", ["90", "sm_90", "9.0+ptx", "9", "9.0b", "Pascal", "3.5", "7.5", "13.0", "native"])
+def test_anything_else_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(
+        BuildError, match=r"^TORCH_CUDA_ARCH_LIST: '.+'; allowed with this nvcc: 8\.0, 8\.6, .*Hopper.*All"
+    ):
+        parse_architectures(f"8.0;{text}", NVCC_13)
+
+
+def test_what_this_nvcc_cannot_make_is_refused() -> None:
+    with pytest.raises(BuildError, match=r"'10\.0'; allowed with this nvcc: 8\.0, .*9\.0 "):
+        parse_architectures("10.0", NVCC_12_4)
+
+
+def test_machine_code_and_ptx_flags() -> None:
+    flags = [architecture.gencode for architecture in parse_architectures("9.0a+PTX", NVCC_13)]
+    assert flags == ["-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_90a,code=compute_90a"]
+
+
+def test_the_spec_decides_where_nothing_else_does() -> None:
+    assert chosen() == "80 90 100 120 120+PTX"
+    assert chosen(NVCC_12_4) == "80 90"
+
+
+def test_this_machines_gpus_come_before_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architectures, "_gpus_here", lambda: [90, 89, 90, 75])
+    assert chosen() == "89 90"
+
+
+def test_a_gpu_that_is_too_old_leaves_it_to_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architectures, "_gpus_here", lambda: [70])
+    assert chosen() == "80 90 100 120 120+PTX"
+
+
+def test_the_list_comes_before_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architectures, "_gpus_here", lambda: [90])
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6")
+    assert chosen() == "86"
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "All")
+    assert chosen() == "80 90 100 120 120+PTX"

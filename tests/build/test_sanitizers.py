@@ -1,0 +1,60 @@
+"""The CPU backend's body under AddressSanitizer and UndefinedBehaviorSanitizer: the CUDA kernels are the same body."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from build_support import toolchain
+from build_support.manifest import read_manifest
+from build_support.plan import CXX_FLAGS
+
+ROOT = Path(__file__).parents[2]
+SANITIZED = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+# Each loop of the body once, with topk constant and not: all of the spec's would compile for minutes under sanitizers.
+TOPK = [1, "any"]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    yaml = pytest.importorskip("yaml")
+    pytest.importorskip("pydantic", reason="the generator needs pydantic")
+    folder = tmp_path_factory.mktemp("sanitized")
+    spec = yaml.safe_load((ROOT / "specs" / "sum_reduce.yaml").read_text())
+    (folder / "spec.yaml").write_text(yaml.safe_dump({**spec, "topk": TOPK, "hidden_sizes": ["any"]}))
+    generator = [sys.executable, "-m", "generator", "--spec", f"{folder}/spec.yaml", "--out", f"{folder}/generated"]
+    checked(generator)
+
+    headers = [toolchain.cutlass_include_folder(), *toolchain.cuda_include_folders(toolchain.find_cuda_compiler())]
+    compiler = [*toolchain.cxx_compiler(), *CXX_FLAGS, *SANITIZED, *(f"-isystem{header}" for header in headers)]
+    manifest = read_manifest(folder / "generated")
+    sources = [*manifest.cpu_sources, manifest.table, Path(__file__).with_name("sanitized_cpu.cpp")]
+    objects = [str(folder / f"{source.name}.o") for source in sources]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        commands = [
+            [*compiler, "-c", str(source), "-o", target] for source, target in zip(sources, objects, strict=True)
+        ]
+        list(pool.map(checked, commands))
+    checked([*compiler, *objects, "-o", f"{folder}/sanitized_cpu"])
+    return folder / "sanitized_cpu"
+
+
+def checked(command: list[str]) -> None:
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_every_access_is_within_bounds_and_defined(program: Path) -> None:
+    run = subprocess.run([program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith(" calls\n")
+
+
+def test_an_element_too_few_would_be_caught(program: Path) -> None:
+    run = subprocess.run([program, "--short"], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "heap-buffer-overflow" in run.stderr

@@ -1,0 +1,119 @@
+"""The functions that stand in for other packages' own: their signatures, their semantics, and their bits."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import peers
+from moe_cute.compat import sgl_kernel, vllm
+from tests.calls import SCALE, Fusion, fused_call, plain_call, random_values
+from tests.memory import canvas
+from tests.reference import FLOATS, assert_same_bits, sum_reduce
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_signatures() -> None:
+    assert parameters(sgl_kernel.moe_sum_reduce) == ["input", "output", "routed_scaling_factor"]
+    assert parameters(vllm.moe_sum) == ["input", "output", "topk_ids", "expert_map"]
+    assert parameters(vllm.moe_unpermute) == [
+        "permuted_hidden_states",
+        "topk_weights",
+        "inv_permuted_idx",
+        "expert_first_token_offset",
+        "topk",
+        "hidden_states",
+    ]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_sgl_moe_sum_reduce(device: torch.device, dtype: torch.dtype, rng: torch.Generator) -> None:
+    call = plain_call(5, 8, 72, dtype, rng)
+    (input, output, scale), _, out = call.place(device)
+    sgl_kernel.moe_sum_reduce(input, output, scale)
+    out.assert_written_inside_only()
+    assert_same_bits(output, call.expected())
+    sgl_kernel.moe_sum_reduce(input, output)  # the default is theirs, 0
+    assert_same_bits(output, sum_reduce(call.input, 0.0))
+
+
+@pytest.mark.parametrize(
+    "fusion", [Fusion(), Fusion(ids="ids"), Fusion(ids="map")], ids=["plain", "topk_ids", "expert_map"]
+)
+def test_vllm_moe_sum(device: torch.device, fusion: Fusion, rng: torch.Generator) -> None:
+    for dtype in FLOATS:  # float64 too, which theirs has not
+        call = fused_call(fusion, 5, 4, 72, dtype, rng)
+        (input, output, _), tensors, out = call.place(device)
+        vllm.moe_sum(input, output, **tensors)
+        out.assert_written_inside_only()
+        assert_same_bits(output, sum_reduce(call.input, **call.tensors))
+
+
+@pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("flat", [False, True], ids=["matrix", "flat"])
+@pytest.mark.parametrize("local_rows", [None, 0, 7, 20])
+def test_vllm_moe_unpermute(
+    device: torch.device, local_rows: int | None, flat: bool, index_dtype: torch.dtype, rng: torch.Generator
+) -> None:
+    """Rows from the last offset on belong to no local expert: they hold NaN here, and are not read."""
+    tokens, topk, hidden = 5, 4, 72
+    rows = random_values((tokens * topk, hidden), torch.bfloat16, rng)
+    index = torch.randperm(tokens * topk, generator=rng).view(tokens, topk).to(index_dtype)
+    weights = torch.rand(tokens, topk, generator=rng)
+    local = tokens * topk if local_rows is None else local_rows
+    expected = sum_reduce(rows, topk_weights=weights, inv_permuted_idx=torch.where(index < local, index, -1))
+    rows[local:] = torch.nan
+    offsets = None if local_rows is None else torch.tensor([0, local // 2, local], device=device)
+    out = canvas((tokens, hidden), torch.bfloat16, device)
+    given_index = (index.flatten() if flat else index).to(device)
+    vllm.moe_unpermute(rows.to(device), weights.to(device), given_index, offsets, topk, out.view)
+    out.assert_written_inside_only()
+    assert_same_bits(out.view, expected)
+
+
+# Beside the real ones
+
+
+def loaded(peer: peers.PeerFile) -> None:
+    try:
+        peers.load_library(peer)
+    except (peers.PeerError, OSError, RuntimeError) as error:
+        pytest.skip(f"{peer.distribution} does not load: {error}")
+
+
+def poison(input: Tensor) -> Tensor:
+    return torch.full((input.shape[0], input.shape[2]), torch.nan, dtype=input.dtype, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_the_bits_of_sgl(dtype: torch.dtype, rng: torch.Generator) -> None:
+    loaded(peers.SGL_KERNEL)
+    for tokens in (1, 16, 256, 257, 1024):  # it changes kernels after 256
+        for topk in (2, 4, 6, 8, 9, 10, 16):
+            for hidden in (2048, 2880, 7168, 112):  # multiples of 16: of others it has left columns unwritten
+                input = random_values((tokens, topk, hidden), dtype, rng).cuda()
+                expected, actual = poison(input), poison(input)
+                torch.ops.sgl_kernel.moe_sum_reduce(input, expected, SCALE)
+                sgl_kernel.moe_sum_reduce(input, actual, SCALE)
+                assert_same_bits(actual, expected, (tokens, topk, hidden))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_near_vllm(dtype: torch.dtype, rng: torch.Generator) -> None:
+    """Its kernel may add in the dtype itself, so that the two differ by roundings, of which each slot has one."""
+    loaded(peers.VLLM_MOE)
+    for topk in (2, 8):
+        input = random_values((64, topk, 2048), dtype, rng).cuda()
+        expected, actual = poison(input), poison(input)
+        torch.ops._moe_C.moe_sum(input, expected, None, None)
+        vllm.moe_sum(input, actual)
+        allowed = topk * torch.finfo(dtype).eps * input.abs().double().sum(1)
+        assert bool(((expected.double() - actual.double()).abs() <= allowed).all())

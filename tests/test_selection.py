@@ -1,0 +1,311 @@
+"""The choice, against an oracle that knows the manifest and the rules of acceptance, and asks the library nothing."""
+
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import moe_cute
+from moe_cute._extension import _C
+from tests.acceptance import accepts, needed_epilogue
+from tests.calls import FULLEST, fused_call, plain_call
+from tests.reference import FLOATS, assert_same_bits
+from tests.variants import EPILOGUES, INSTRUCTION_SETS, VARIANTS, Variant, built_names, host_has, manifest
+
+H200 = (90, 132)
+has_cuda_part = any(variant.name in built_names() for variant in VARIANTS if variant.backend == "cuda")
+BACKENDS = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")),
+]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the choice sees of a tensor; the memory need not exist, nor the device."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    address: int
+
+    def stride(self, dim: int | None = None) -> Any:
+        return self.strides if dim is None else self.strides[dim]
+
+    def data_ptr(self) -> int:
+        return self.address
+
+    def element_size(self) -> int:
+        return self.dtype.itemsize
+
+    def as_tuple(self) -> tuple[Any, ...]:
+        return self.shape, self.strides, str(self.dtype).removeprefix("torch."), self.device.type, 0, self.address
+
+
+Tensors = dict[str, Described]
+OPTIONAL = ("topk_weights", "topk_ids", "expert_map", "inv_permuted_idx", "shared_output", "num_tokens")
+
+
+@dataclass(frozen=True)
+class Question:
+    input: Described
+    output: Described
+    tensors: Tensors
+
+    def ask(self) -> moe_cute.Explanation:
+        descriptions = [self.input, self.output, *(self.tensors.get(name) for name in OPTIONAL)]
+        found = _C.explain(*(each and each.as_tuple() for each in descriptions), 1.0, *H200)
+        return moe_cute.Explanation(*found[:4], tuple(found[4]))
+
+
+class Draw:
+    """Random calls, of every kind that the rules tell apart."""
+
+    def __init__(self, backend: str, rng: torch.Generator) -> None:
+        self.device, self.rng, self.tensors_made = torch.device(backend), rng, 0
+
+    def one_of(self, *options: Any) -> Any:
+        return options[int(torch.randint(len(options), (), generator=self.rng))]
+
+    def tensor(
+        self, shape: tuple[int, ...], dtype: torch.dtype, past: int = 0, pad: int = 0, spread: int = 1
+    ) -> Described:
+        """`past` elements past a round address, rows `pad` elements apart, and elements `spread`."""
+        strides, distance = [], spread
+        for size in reversed(shape):
+            strides.append(distance)
+            distance = distance * max(size, 1) + (pad if distance == spread else 0)
+        self.tensors_made += 1
+        address = (self.tensors_made << 44) + past * dtype.itemsize
+        return Described(shape, tuple(reversed(strides)), dtype, self.device, address)
+
+    def placement(self) -> dict[str, int]:
+        return {
+            "past": self.one_of(0, 0, 0, 1, 2, 4, 8),
+            "pad": self.one_of(0, 0, 0, 1, 2, 4, 8, 16),
+            "spread": self.one_of(1, 1, 1, 1, 1, 1, 2),
+        }
+
+    def question(self) -> Question:
+        dtype = self.one_of(*FLOATS)
+        # Multiples of 8: see preferred_width.
+        tokens, topk = self.one_of(8, 16, 64, 256, 4096, 65536), self.one_of(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 33)
+        hidden = self.one_of(2048, 2048, 2880, 4096, 5120, 7168, 64, 1000, 36, 10, 7, 1, 16, 2052)
+        out_dtype = torch.float32 if dtype.itemsize == 2 and self.one_of(0, 0, 0, 1) else dtype
+        output = self.tensor((tokens, hidden), out_dtype, **self.placement())
+        tensors: Tensors = {}
+        if self.one_of(0, 0, 1):
+            tensors["topk_weights"] = self.tensor((tokens, topk), torch.float32)
+        if self.one_of(0, 0, 0, 1):
+            tensors["topk_ids"] = self.tensor((tokens, topk), torch.int64)
+        if self.one_of(0, 0, 0, 1):
+            tensors["shared_output"] = self.tensor((tokens, hidden), out_dtype, **self.placement())
+        if self.one_of(0, 0, 0, 0, 1):
+            tensors["num_tokens"] = self.tensor((1,), torch.int32)
+        if self.one_of(0, 0, 0, 1):
+            tensors["inv_permuted_idx"] = self.tensor((tokens, topk), torch.int32)
+            return Question(self.tensor((999, hidden), dtype, **self.placement()), output, tensors)
+        return Question(self.tensor((tokens, topk, hidden), dtype, **self.placement()), output, tensors)
+
+
+def preferred_width(question: Question) -> int:
+    """The choice for the same number of elements where every width is accepted: a single aligned row.
+
+    It depends on sizes alone, so what it is for the twin it is for the call.
+    """
+    tokens, hidden = question.output.shape
+    tensors = question.tensors
+    topk = tensors.get("inv_permuted_idx", question.input).shape[1]
+    single = Draw(question.input.device.type, torch.Generator())
+    draw = {name: single.tensor((1, topk), tensor.dtype) for name, tensor in tensors.items() if name != "num_tokens"}
+    if "num_tokens" in tensors:
+        draw["num_tokens"] = tensors["num_tokens"]
+    if "shared_output" in tensors:
+        draw["shared_output"] = single.tensor((1, tokens * hidden), question.output.dtype)
+    rows = 9 if "inv_permuted_idx" in tensors else 1
+    input_shape = (rows, tokens * hidden) if "inv_permuted_idx" in tensors else (1, topk, tokens * hidden)
+    twin = Question(
+        single.tensor(input_shape, question.input.dtype),
+        single.tensor((1, tokens * hidden), question.output.dtype),
+        draw,
+    )
+    return named(twin.ask().variant).vector_width
+
+
+def named(name: str | None) -> Variant:
+    (variant,) = (variant for variant in VARIANTS if variant.name == name)
+    return variant
+
+
+def by_preference(question: Question) -> list[Variant]:
+    """Those not made for other sizes: the nearest epilogue first, then the nearest width, then the manifest's order."""
+    input = question.input
+    topk, hidden = question.tensors.get("inv_permuted_idx", input).shape[1], input.shape[-1]
+    needed = EPILOGUES.index(needed_epilogue(input, question.output, question.tensors))
+    width = preferred_width(question) if input.device.type == "cuda" else None
+
+    def distance(variant: Variant) -> tuple[int, int]:
+        steps = 0 if width is None else abs(variant.vector_width.bit_length() - width.bit_length())
+        return abs(EPILOGUES.index(variant.epilogue) - needed), steps
+
+    candidates = [v for v in VARIANTS if v.backend == input.device.type and v.dtype is input.dtype]
+    return sorted((v for v in candidates if v.topk in (None, topk) and v.hidden in (None, hidden)), key=distance)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_first_that_accepts(backend: str, rng: torch.Generator) -> None:
+    draw = Draw(backend, rng)
+    chosen = set()
+    for _ in range(400):
+        question = draw.question()
+        order = by_preference(question)
+        accepting = [v for v in order if accepts(v, question.input, question.output, question.tensors)]
+        explanation = question.ask()
+        assert explanation.variant == accepting[0].name, question
+        refused = [name for name, _ in explanation.refused]
+        assert refused == [v.name for v in order[: order.index(accepting[0])]]
+        assert all(reason for _, reason in explanation.refused)
+        chosen.add(explanation.variant)
+    assert len(chosen) > (50 if backend == "cuda" else 20), "the calls drawn tell too little apart"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_call_finds_a_variant(backend: str, rng: torch.Generator) -> None:
+    """The general kernel of one element takes anything."""
+    draw = Draw(backend, rng)
+    for _ in range(50):
+        question = draw.question()
+        odd = replace(question.input, strides=tuple(7 * stride + 3 for stride in question.input.strides))
+        assert Question(odd, question.output, question.tensors).ask().variant is not None
+
+
+def test_the_best_instruction_set_of_this_processor(rng: torch.Generator) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("the instruction sets are x86-64's")
+    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
+    has = {
+        "avx2": {"avx2", "fma"} <= set(flags),
+        "avx512": {"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags),
+    }
+    assert {name: host_has(name) for name in has} == has
+    best = next(name for name in reversed(INSTRUCTION_SETS) if has.get(name, True))
+    assert named(moe_cute.explain((4, 8, 2048)).variant).instruction_set == best
+
+
+# Launch shapes
+
+
+def tuning_files() -> list[Path]:
+    return sorted((Path(__file__).parent.parent / "specs" / "tuning").glob("*.yaml"))
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("path", tuning_files(), ids=lambda path: path.stem)
+def test_measured_launches(path: Path) -> None:
+    """Each step of each ladder, at its last element and, where there is another step, just past it."""
+    yaml = pytest.importorskip("yaml", reason="the tuning files are YAML")
+    tuning = yaml.safe_load(path.read_text())
+    for ladder in tuning["ladders"]:
+        if ladder["epilogue"] != "plain" or ladder["topk"] == "any":
+            continue
+        steps = ladder["steps"]
+        for step, after in zip(steps, [*steps[1:], steps[-1]], strict=True):
+            last = step["output_elements"]
+            sizes = [(last, step), (last + 8, after)] if last != "any" else [(2**33, step)]
+            for elements, expected in sizes:
+                shape = (1, ladder["topk"], elements - elements % 8 if expected is step else elements + (-elements) % 8)
+                found = moe_cute.explain(
+                    shape, dtype=getattr(torch, ladder["dtype"]), device="cuda", architecture=tuning["architecture"]
+                )
+                assert found.measured
+                launch = {
+                    "vector_width": named(found.variant).vector_width,
+                    "threads": found.threads,
+                    "prefetch": found.prefetch,
+                }
+                assert launch == {key: expected[key] for key in launch}, (ladder["dtype"], shape)
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("architecture", [80, 100, 120])
+def test_launches_without_measurements(architecture: int) -> None:
+    """More and narrower threads while tokens are few, whole 16-byte vectors when they are many."""
+    for dtype in FLOATS:
+        found = [
+            moe_cute.explain(
+                (tokens, 8, 4096), dtype=dtype, device="cuda", architecture=architecture, multiprocessors=108
+            )
+            for tokens in (1, 8, 64, 512, 4096)
+        ]
+        if any(each.measured for each in found):
+            pytest.skip(f"sm_{architecture} has measurements")
+        widths = [named(each.variant).vector_width * dtype.itemsize for each in found]
+        assert widths == sorted(widths)
+        assert (widths[0], widths[-1]) == (8, 16)
+        assert {each.threads for each in found} <= set(manifest()["threads"])
+
+
+# Remembering
+
+
+def test_remembered_choices_do_not_leak(device: torch.device, rng: torch.Generator) -> None:
+    """Calls of one shape that differ in alignment, strides or epilogue, in turns; and more shapes than are kept."""
+    turns = [("contiguous", "contiguous"), ("offset_by_one", "contiguous"), ("sliced_rows_odd", "offset_by_one")]
+    calls = [fused_call(FULLEST[epilogue], 3, 4, 64, torch.bfloat16, rng) for epilogue in EPILOGUES]
+    for _ in range(3):
+        for input_layout, output_layout in turns:
+            for call in calls:
+                call.check(device, input_layout=input_layout, output_layout=output_layout)
+    shapes = [plain_call(1 + n % 7, 1 + n % 5, 8 + n, torch.bfloat16, rng) for n in range(300)]
+    for call in shapes + shapes[::-1]:
+        assert_same_bits(moe_cute.sum_reduce(call.input.to(device), None, call.scale), call.expected())
+
+
+# explain
+
+
+def test_explain_a_tensor_and_its_shape(device: torch.device) -> None:
+    for dtype in FLOATS:
+        input = torch.zeros(33, 8, 2048, dtype=dtype, device=device)
+        assert moe_cute.explain(input) == moe_cute.explain((33, 8, 2048), dtype=dtype, device=device)
+
+
+def test_explain_the_optional_tensors(device: torch.device, rng: torch.Generator) -> None:
+    for epilogue in EPILOGUES:
+        (input, output, _), tensors, _ = fused_call(FULLEST[epilogue], 4, 3, 64, torch.bfloat16, rng).place(device)
+        told = moe_cute.explain(input, output, **tensors)
+        assert named(told.variant).epilogue == epilogue
+        moe_cute.sum_reduce(input, output, **tensors, variant=told.variant)
+        for name, reason in told.refused:
+            with pytest.raises(ValueError, match=name):
+                moe_cute.sum_reduce(input, output, **tensors, variant=name)
+            assert reason
+    described = moe_cute.explain((4, 3, 64), device=device, topk_weights=True, shared_output=True)
+    assert named(described.variant).epilogue == "weighted"
+    described = moe_cute.explain((4, 3, 64), device=device, out_dtype=torch.float32)
+    assert named(described.variant).epilogue == "routed"
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+def test_explain_prints_the_reasons() -> None:
+    told = moe_cute.explain((4, 3, 65), dtype=torch.float32, device="cuda", architecture=90)
+    first, *others = str(told).splitlines()
+    assert first.startswith(told.variant)
+    assert "heuristic" in first or "measured" in first
+    assert [line.strip() for line in others] == [f"not {name}: {reason}" for name, reason in told.refused]
+    assert any("hidden size 65 is no multiple of 4" in line for line in others)
+    assert told.as_dict()["variant"] == told.variant
+
+
+def test_explain_refuses_what_sum_reduce_refuses(device: torch.device) -> None:
+    with pytest.raises(ValueError, match=r"^input: was of shape \[3, 64\]; allowed: "):
+        moe_cute.explain((3, 64), device=device)
+    with pytest.raises(TypeError, match=r"^input: was of dtype int32; allowed: "):
+        moe_cute.explain((3, 2, 64), dtype=torch.int32, device=device)
+    input = torch.zeros(3, 2, 64, device=device)
+    with pytest.raises(ValueError, match=r"^output: was of shape \[3, 63\]; allowed: "):
+        moe_cute.explain(input, torch.zeros(3, 63, device=device))

@@ -1,0 +1,170 @@
+"""Experts of transformers with the implementation "moe_cute", against their eager forward, and no worse than "grouped_mm"."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.reference import assert_same_bits
+
+transformers = pytest.importorskip("transformers", minversion="5.17", reason="needs transformers 5.17 or later")
+
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, use_experts_implementation  # noqa: E402
+
+from moe_cute.integrations.transformers import experts_forward, register  # noqa: E402
+
+INTEGRATION = "moe_cute.integrations.transformers"
+DTYPES = (torch.float32, torch.bfloat16)
+EXPERTS, TOPK, HIDDEN, INTERMEDIATE = 8, 4, 32, 48  # sizes in multiples of 16 bytes, as grouped GEMMs want them
+TOKENS = 37
+
+Results = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def registered() -> None:
+    register()
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Whatever a kernel allocates and does not write is NaN: so are the skipped rows behind a grouped GEMM."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference, relative to the expected values'."""
+    actual, expected = actual.detach().double(), expected.detach().double()
+    return float((actual - expected).norm() / expected.norm())
+
+
+def assert_no_worse(actual: Results, peer: Results, expected: Results, factor: float, epsilons: float) -> None:
+    for name, value in expected.items():
+        allowed = factor * error(peer[name], value) + epsilons * torch.finfo(actual[name].dtype).eps
+        assert error(actual[name], value) <= allowed, (name, error(actual[name], value), allowed)
+
+
+# Models
+
+
+def tiny_config(model: str) -> "transformers.PreTrainedConfig":
+    # One layer: behind a second, experts chosen by a rounding error would be others.
+    sizes = {"vocab_size": 64, "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    if model == "qwen3_moe":
+        own = {"num_experts": EXPERTS, "num_experts_per_tok": TOPK, "moe_intermediate_size": 16, "norm_topk_prob": True}
+    else:
+        own = {"num_local_experts": EXPERTS, "num_experts_per_tok": {"mixtral": 2, "gpt_oss": TOPK}[model]}
+    return transformers.AutoConfig.for_model(model, **sizes, **heads, **tokens, **own)
+
+
+def tiny_model(name: str, dtype: torch.dtype, device: torch.device, rng: torch.Generator) -> torch.nn.Module:
+    model = transformers.AutoModelForCausalLM.from_config(tiny_config(name), dtype=dtype, attn_implementation="eager")
+    return randomised(model, rng).to(device)
+
+
+def randomised(module: torch.nn.Module, rng: torch.Generator) -> torch.nn.Module:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.3)
+    return module
+
+
+def train_step(model: torch.nn.Module, token_ids: Tensor, implementation: str) -> Results:
+    """The logits, and the gradient of every parameter."""
+    model.set_experts_implementation(implementation)
+    model.zero_grad()
+    output = model(token_ids, labels=token_ids)
+    output.loss.backward()
+    return {"logits": output.logits, **{name: parameter.grad for name, parameter in model.named_parameters()}}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "gpt_oss"])
+def test_model_matches_eager(name: str, dtype: torch.dtype, device: torch.device, rng: torch.Generator) -> None:
+    model = tiny_model(name, dtype, device, rng)
+    token_ids = torch.randint(64, (2, 24), generator=rng).to(device)
+    eager, peer, actual = (train_step(model, token_ids, each) for each in ("eager", "grouped_mm", "moe_cute"))
+    # Eager rounds too, in its own way. Where grouped_mm happens to round in the same way (Mixtral's two slots in
+    # float32), it has no error to be held against: two epsilons then.
+    assert_no_worse(actual, peer, eager, factor=2, epsilons=2)
+
+
+def test_model_generates(rng: torch.Generator) -> None:
+    model = tiny_model("qwen3_moe", torch.float32, torch.device("cpu"), rng)
+    prompt = torch.randint(3, 64, (2, 5), generator=rng)
+    model.set_experts_implementation("eager")
+    expected = model.generate(prompt, max_new_tokens=4, do_sample=False)
+    model.set_experts_implementation("moe_cute")
+    assert torch.equal(model.generate(prompt, max_new_tokens=4, do_sample=False), expected)
+
+
+# Experts modules of every kind
+
+
+def experts_module(
+    rng: torch.Generator, has_gate: bool = True, has_bias: bool = False, is_transposed: bool = False
+) -> torch.nn.Module:
+    """Random experts in float32, whose eager forward sends every token through every expert."""
+    up_name, up_size = ("gate_up_proj", 2 * INTERMEDIATE) if has_gate else ("up_proj", INTERMEDIATE)
+
+    @use_experts_implementation(has_gate=has_gate, has_bias=has_bias, is_transposed=is_transposed)
+    class Experts(torch.nn.Module):
+        def __init__(self, config: SimpleNamespace) -> None:
+            super().__init__()
+            self.num_experts = EXPERTS
+            self.act_fn = torch.nn.SiLU()
+            for name, inputs, outputs in ((up_name, HIDDEN, up_size), ("down_proj", INTERMEDIATE, HIDDEN)):
+                size = (inputs, outputs) if is_transposed else (outputs, inputs)
+                setattr(self, name, torch.nn.Parameter(torch.empty(EXPERTS, *size)))
+                if has_bias:
+                    setattr(self, f"{name}_bias", torch.nn.Parameter(torch.empty(EXPERTS, outputs)))
+
+        def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+            rows = self.linear(hidden_states, up_name)
+            rows = self.linear(self._apply_gate(rows) if has_gate else self.act_fn(rows), "down_proj")
+            tokens = torch.arange(len(hidden_states), device=hidden_states.device)
+            slots = rows[top_k_index.clamp(max=EXPERTS - 1), tokens[:, None]]
+            weights = top_k_weights.masked_fill(top_k_index == EXPERTS, 0.0)
+            return (weights[..., None] * slots).sum(1)
+
+        def linear(self, rows: Tensor, name: str) -> Tensor:
+            weight = getattr(self, name)
+            result = rows @ (weight if is_transposed else weight.transpose(1, 2))
+            return result + getattr(self, f"{name}_bias")[:, None] if has_bias else result
+
+    return randomised(Experts(SimpleNamespace(_experts_implementation="eager")), rng)
+
+
+def routing(rng: torch.Generator, skipping: bool = False) -> tuple[Tensor, Tensor]:
+    """Ids and weights of the slots, [TOKENS, TOPK]; where `skipping`, the first token has no slot and others lack some."""
+    ids = torch.rand(TOKENS, EXPERTS, generator=rng).argsort(1)[:, :TOPK]
+    ids[ids == 5] = 6  # an expert without a row, and one that some tokens have twice
+    weights = torch.rand(TOKENS, TOPK, generator=rng)
+    if skipping:
+        elsewhere = torch.rand(TOKENS, TOPK, generator=rng) < 0.5
+        elsewhere[0] = True
+        ids, weights = ids.masked_fill(elsewhere, EXPERTS), weights.masked_fill(elsewhere, 0.0)
+    return ids, weights
+
+
+def run(
+    experts: torch.nn.Module, implementation: str, dtype: torch.dtype, hidden_states: Tensor, ids: Tensor, weights: Tensor
+) -> Results:
+    """The output, and the gradients of everything, of a copy in `dtype`."""
+    experts.config._experts_implementation = implementation
+    experts.to(dtype).zero_grad()
+    hidden_states = hidden_states.to(dtype).requires_grad_()
+    weights = weights.to(dtype).requires_grad_()
+    output = experts(hidden_states, ids, weights)
+    output.square().sum().backward()
+    parameters = {name: parameter.grad for name, parameter in experts.named_parameters()}
+    return {"output": output, "hidden_states": hidden_states.grad, "top_k_weights": weights.grad, **parameters}
