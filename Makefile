@@ -12,7 +12,11 @@ SHELL       := bash
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
-PIP    := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint $(VENV)/constraints.txt
+PIP    := $(RUN) -m pip --disable-pip-version-check install --quiet
+
+# ADD_PATH name.pth FOLDER: what is in FOLDER can be imported in .venv, after its own packages.
+ADD_PATH := $(RUN) -c 'import pathlib, sys, sysconfig; \
+    pathlib.Path(sysconfig.get_path("purelib"), sys.argv[1]).write_text(sys.argv[2] + "\n")'
 
 TORCH   := torch==2.13.0
 CUTLASS := nvidia-cutlass==4.2.0.0
@@ -64,8 +68,8 @@ wheel: generate  ## one wheel in dist/ for every torch from 2.10 and Python from
 	$(RUN) -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 .PHONY: gpu-test
-gpu-test: build/site/ready  ## the tests on a GPU, with $(PYTHON) as it is: no .venv, no network
-	export PYTHONPATH="build/site$${PYTHONPATH:+:$$PYTHONPATH}"
+gpu-test: build/site/ready  ## the GPU tests, with PYTHON and its torch as they are: no .venv, no network
+	export PYTHONPATH="$(CURDIR)/build/site$${PYTHONPATH:+:$$PYTHONPATH}"
 	$(PYTHON) setup.py --quiet build_ext --inplace
 	$(PYTHON) -m pytest -m gpu tests
 
@@ -86,24 +90,19 @@ build/site/ready: $(wildcard wheelhouse/*.whl)
 	$(if $^,$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target build/site $^)
 	touch $@
 
-# With a torch in $(PYTHON), .venv sees it and pip must leave it alone; else .venv gets its own.
-$(VENV)/constraints.txt:
-	if torch=$$($(PYTHON) -c 'from importlib.metadata import version; print("torch==" + version("torch"))' 2>/dev/null); then
-	  $(PYTHON) -m venv --system-site-packages $(VENV)
-	else
-	  torch=$(TORCH)
-	  $(PYTHON) -m venv $(VENV)
-	fi
-	echo "$$torch" > $@
-
-$(VENV)/ready: pyproject.toml $(VENV)/constraints.txt
+# torch last and by itself: pip never has a reason to fetch another one.
+$(VENV)/ready: pyproject.toml
 	@echo "Setting up $(VENV)"
+	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade 'pip>=25.1'  # the first that installs dependency groups
-	$(PIP) $$(cat $(VENV)/constraints.txt)
 	$(PIP) --group dev
 	$(PIP) --no-deps $(CUTLASS)
 	[ -n "$${CUDA_HOME:-}$${CUDA_PATH:-}" ] || command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] \
-	    || $(PIP) --no-deps --ignore-installed $(CUDA)
-	# Built in place, imported from here: pip would compile in silence.
-	$(RUN) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "moe_cute.pth").write_text("$(CURDIR)\n")'
+	    || $(PIP) --no-deps $(CUDA)
+	if found=$$($(PYTHON) -c 'from importlib.metadata import distribution; print(distribution("torch").locate_file(""))' 2>/dev/null)
+	then $(ADD_PATH) torch.pth "$$found"
+	else $(PIP) $(TORCH)
+	fi
+	# Built in place and imported from here: pip would compile in silence.
+	$(ADD_PATH) moe_cute.pth "$(CURDIR)"
 	touch $@

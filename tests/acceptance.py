@@ -19,7 +19,8 @@ def accepts(variant: Variant, input: Tensor, output: Tensor, tensors: Tensors) -
         return False
     if EPILOGUES.index(variant.epilogue) < EPILOGUES.index(needed_epilogue(input, output, tensors)):
         return False
-    topk = tensors.get("inv_permuted_idx", input).shape[1]
+    slots: Tensor = tensors.get("inv_permuted_idx", input)
+    topk = slots.shape[1]
     if variant.topk not in (None, topk) or variant.hidden not in (None, input.shape[-1]):
         return False
     if variant.hidden is not None and topk > 1 and input.stride(1) != variant.hidden:

@@ -35,6 +35,7 @@ def test_gradient_through_another_dtype(device: torch.device, rng: torch.Generat
     output = moe_cute.sum_reduce(input, None, 2.0, out_dtype=torch.float32)
     assert output.dtype is torch.float32
     output.sum().backward()
+    assert input.grad is not None
     assert_same_bits(input.grad, torch.full_like(input, 2.0))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import moe_cute
-from tests.calls import SCALE, Fusion, fused_call, random_values
+from tests.calls import SCALE, Fusion, Keywords, fused_call, random_values
 from tests.memory import OUTPUT_LAYOUTS, canvas, placed
 from tests.reference import FLOATS, assert_same_bits, sum_reduce
 from tests.variants import Variant, variants_where
@@ -98,14 +98,14 @@ def test_strides_of_the_slots(device: torch.device, strides: tuple[int, int], rn
         return values[distinct].expand(TOKENS, TOPK)
 
     input = random_values((40, 72), torch.bfloat16, rng)
-    tensors = {
+    tensors: Keywords = {
         "topk_weights": spread(random_values((TOKENS, TOPK), torch.float32, rng)),
         "topk_ids": spread(torch.randint(-1, 6, (TOKENS, TOPK), generator=rng, dtype=torch.int32)),
         "inv_permuted_idx": spread(torch.randint(-1, 42, (TOKENS, TOPK), generator=rng)),
     }
     expert_map = torch.randint(-1, 2, (5,), generator=rng, dtype=torch.int32)
     expected = sum_reduce(input, SCALE, **tensors, expert_map=expert_map)
-    strided = {name: placed_slots(values, strides, device) for name, values in tensors.items()}
+    strided: Keywords = {name: placed_slots(values, strides, device) for name, values in tensors.items()}
     every_second = expert_map.repeat_interleave(2).to(device)[::2]
     assert_same_bits(moe_cute.sum_reduce(input.to(device), None, SCALE, **strided, expert_map=every_second), expected)
 
@@ -160,8 +160,8 @@ def test_extreme_ids(device: torch.device, index_dtype: torch.dtype, rng: torch.
     ):
         poisoned = torch.full_like(values, torch.nan)
         poisoned[:, live] = values[:, live]
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        actual = moe_cute.sum_reduce(poisoned.to(device), topk_ids=ids.to(device), **tensors)
+        mapped: Keywords = {name: tensor.to(device) for name, tensor in tensors.items()}
+        actual = moe_cute.sum_reduce(poisoned.to(device), topk_ids=ids.to(device), **mapped)
         assert_same_bits(actual, sum_reduce(values[:, live]))
 
 

@@ -1,6 +1,7 @@
 """NaN, infinities, signed zeros, subnormals, overflow, ties and the order of the sum: as IEEE 754 says."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_every_tuple_of_special_values(device: torch.device, dtype: torch.dtype,
 
 
 def sums_to(
-    device: torch.device, dtype: torch.dtype, slots: list[float], expected: float, scale: float = 1.0, **fused: Tensor
+    device: torch.device, dtype: torch.dtype, slots: list[float], expected: float, scale: float = 1.0, **fused: Any
 ) -> None:
     """The sum of `slots`, in vectors and in single elements, is `expected` to the bit."""
     column = torch.tensor(slots, dtype=torch.float64).to(dtype)

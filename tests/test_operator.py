@@ -20,7 +20,7 @@ SUM_REDUCE_OUT = torch.ops.moe_cute.sum_reduce_out.default
 
 def operator_calls(device: torch.device, rng: torch.Generator) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """(input, scale) and keywords of one call for each epilogue, and one for each of the options."""
-    calls = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     for fusion in FULLEST.values():
         (input, _, scale), tensors, _ = fused_call(fusion, 3, 4, 16, torch.float32, rng).place(device)
         calls.append(((input, scale), tensors))
@@ -72,7 +72,7 @@ def test_operator_and_function_agree(device: torch.device, epilogue: str, rng: t
 def test_fake_tensors(device: torch.device, epilogue: str, rng: torch.Generator) -> None:
     (input, _, scale), tensors, _ = fused_call(FULLEST[epilogue], 3, 4, 16, torch.bfloat16, rng).place(device)
     with FakeTensorMode() as mode:
-        fakes = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
+        fakes: dict[str, Any] = {name: mode.from_tensor(tensor) for name, tensor in tensors.items()}
         made = moe_cute.sum_reduce(mode.from_tensor(input), None, scale, **fakes)
         given = torch.empty(3, 16, dtype=torch.bfloat16, device=device)
         assert moe_cute.sum_reduce(mode.from_tensor(input), given, scale, **fakes) is given
@@ -133,11 +133,14 @@ def test_compiled_gradient(device: torch.device, rng: torch.Generator) -> None:
     eager_leaf, compiled_leaf = values.clone().requires_grad_(), values.clone().requires_grad_()
     moe_cute.sum_reduce(eager_leaf, None, 3.0).square().sum().backward()
     compiled(compiled_leaf).sum().backward()
+    assert eager_leaf.grad is not None
+    assert compiled_leaf.grad is not None
     assert_same_bits(compiled_leaf.grad, eager_leaf.grad)
 
 
 def test_refused_while_compiling() -> None:
-    compiled = torch.compile(lambda input: moe_cute.sum_reduce(input, None, "2"), backend="eager")
+    scale: Any = "2"
+    compiled = torch.compile(lambda input: moe_cute.sum_reduce(input, None, scale), backend="eager")
     with pytest.raises(Exception, match="routed_scaling_factor: was of type str"):
         compiled(torch.zeros(3, 2, 8))
 

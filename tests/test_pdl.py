@@ -8,6 +8,7 @@ iteration. A sum_reduce that read before `griddepcontrol.wait`, or a stale cache
 # mypy: disable-error-code="no-untyped-def"
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -173,7 +174,7 @@ def test_the_chain_would_catch_a_missing_wait() -> None:
 
 def test_every_launch_that_explain_reports() -> None:
     """One chain for each (variant, threads, prefetch) that the selection picks over the token counts of an engine."""
-    launches = {}
+    launches: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         for topk, hidden in ((8, 2048), (6, 2048), (10, 4096), (2, 4096), (4, 2880), (8, 7168), (5, 1000), (3, 333)):
             for tokens in (1, 2, 4, 8, 16, 32, 64, 128, 256):

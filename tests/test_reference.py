@@ -31,7 +31,8 @@ def rounded_to_float32(exact: Fraction) -> float:
         return 0.0
     exponent = max(math.floor(math.log2(abs(exact))) - 23, -149)
     quantum = Fraction(2) ** exponent
-    return struct.unpack("f", struct.pack("f", float(round(exact / quantum) * quantum)))[0]
+    (rounded,) = struct.unpack("f", struct.pack("f", float(round(exact / quantum) * quantum)))
+    return float(rounded)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Experts of transformers with the implementation "moe_cute", against their eager forward, and no worse than "grouped_mm"."""
+"""Experts of transformers as "moe_cute" computes them: against their eager forward, and no worse than "grouped_mm"."""
 
 import importlib
 import sys
@@ -45,6 +45,11 @@ def error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).norm() / expected.norm())
 
 
+def random(rng: torch.Generator, *shape: int) -> Tensor:
+    """Numbers that are the same in every dtype."""
+    return torch.randn(shape, generator=rng).bfloat16().float()
+
+
 def assert_no_worse(actual: Results, peer: Results, expected: Results, factor: float, epsilons: float) -> None:
     for name, value in expected.items():
         allowed = factor * error(peer[name], value) + epsilons * torch.finfo(actual[name].dtype).eps
@@ -74,7 +79,7 @@ def tiny_model(name: str, dtype: torch.dtype, device: torch.device, rng: torch.G
 def randomised(module: torch.nn.Module, rng: torch.Generator) -> torch.nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.3)
+            parameter.copy_(random(rng, *parameter.shape) * 0.25)
     return module
 
 
@@ -145,10 +150,10 @@ def experts_module(
 
 
 def routing(rng: torch.Generator, skipping: bool = False) -> tuple[Tensor, Tensor]:
-    """Ids and weights of the slots, [TOKENS, TOPK]; where `skipping`, the first token has no slot and others lack some."""
+    """Ids and weights, [TOKENS, TOPK]; where `skipping`, the first token has no slot and others lack some."""
     ids = torch.rand(TOKENS, EXPERTS, generator=rng).argsort(1)[:, :TOPK]
     ids[ids == 5] = 6  # an expert without a row, and one that some tokens have twice
-    weights = torch.rand(TOKENS, TOPK, generator=rng)
+    weights = random(rng, TOKENS, TOPK)
     if skipping:
         elsewhere = torch.rand(TOKENS, TOPK, generator=rng) < 0.5
         elsewhere[0] = True
@@ -157,14 +162,134 @@ def routing(rng: torch.Generator, skipping: bool = False) -> tuple[Tensor, Tenso
 
 
 def run(
-    experts: torch.nn.Module, implementation: str, dtype: torch.dtype, hidden_states: Tensor, ids: Tensor, weights: Tensor
+    experts: torch.nn.Module,
+    implementation: str,
+    dtype: torch.dtype,
+    hidden_states: Tensor,
+    ids: Tensor,
+    weights: Tensor,
 ) -> Results:
-    """The output, and the gradients of everything, of a copy in `dtype`."""
+    """The output, and the gradients of everything, with all numbers in `dtype`."""
     experts.config._experts_implementation = implementation
-    experts.to(dtype).zero_grad()
-    hidden_states = hidden_states.to(dtype).requires_grad_()
-    weights = weights.to(dtype).requires_grad_()
+    experts.zero_grad()
+    experts.to(dtype)
+    hidden_states, weights = (each.detach().to(dtype, copy=True).requires_grad_() for each in (hidden_states, weights))
     output = experts(hidden_states, ids, weights)
     output.square().sum().backward()
     parameters = {name: parameter.grad for name, parameter in experts.named_parameters()}
     return {"output": output, "hidden_states": hidden_states.grad, "top_k_weights": weights.grad, **parameters}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("skipping", [False, True], ids=["all-local", "some-skipped"])
+@pytest.mark.parametrize("is_transposed", [False, True], ids=["out-in", "in-out"])
+@pytest.mark.parametrize("has_bias", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize("has_gate", [False, True], ids=["no-gate", "gate"])
+def test_experts_match_float64(
+    has_gate: bool,
+    has_bias: bool,
+    is_transposed: bool,
+    skipping: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    rng: torch.Generator,
+    poisoned_memory: None,
+) -> None:
+    experts = experts_module(rng, has_gate, has_bias, is_transposed).to(device)
+    operands = tuple(each.to(device) for each in (random(rng, TOKENS, HIDDEN), *routing(rng, skipping)))
+    exact = run(experts, "eager", torch.float64, *operands)
+    peer, actual = (run(experts, implementation, dtype, *operands) for implementation in ("grouped_mm", "moe_cute"))
+    assert_no_worse(actual, peer, exact, factor=1.1, epsilons=0)
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_few_tokens(tokens: int, device: torch.device, rng: torch.Generator) -> None:
+    experts = experts_module(rng).to(device)
+    ids, weights = (each[:tokens].to(device) for each in routing(rng))
+    hidden_states = random(rng, tokens, HIDDEN).to(device)
+    torch.testing.assert_close(
+        experts_forward(experts, hidden_states, ids, weights), experts(hidden_states, ids, weights)
+    )
+
+
+@pytest.mark.parametrize("weights_dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("hidden_dtype", DTYPES, ids=str)
+def test_mixed_dtypes(
+    hidden_dtype: torch.dtype, weights_dtype: torch.dtype, device: torch.device, rng: torch.Generator
+) -> None:
+    """As autocast hands them over: the output is of the dtype of the hidden states."""
+    experts = experts_module(rng).to(device, torch.bfloat16)
+    ids, weights = (each.to(device) for each in routing(rng))
+    hidden_states, weights = random(rng, TOKENS, HIDDEN).to(device, hidden_dtype), weights.to(weights_dtype)
+    peer, actual = (
+        ALL_EXPERTS_FUNCTIONS[name](experts, hidden_states, ids, weights) for name in ("grouped_mm", "moe_cute")
+    )
+    assert actual.dtype is hidden_dtype
+    exact = experts.double()(hidden_states.double(), ids, weights.double())
+    assert_no_worse({"output": actual}, {"output": peer}, {"output": exact}, factor=1.1, epsilons=0)
+
+
+def test_compiled(device: torch.device, rng: torch.Generator) -> None:
+    torch.compiler.reset()
+    experts = experts_module(rng, has_bias=True).to(device, torch.bfloat16)
+    experts.config._experts_implementation = "moe_cute"
+    ids, weights = (each.to(device) for each in routing(rng, skipping=True))
+    hidden_states = random(rng, TOKENS, HIDDEN).to(device, torch.bfloat16)
+    parameters = list(experts.parameters())
+
+    def results(call: Callable[..., Tensor], tokens: int) -> tuple[Tensor, ...]:
+        output = call(hidden_states[:tokens], ids[:tokens], weights[:tokens])
+        return output, *torch.autograd.grad(output.float().square().sum(), parameters)
+
+    compiled = torch.compile(experts, fullgraph=True, backend="aot_eager")
+    for tokens in (TOKENS, TOKENS - 8, TOKENS - 16):  # the second makes the count dynamic
+        for actual, expected in zip(results(compiled, tokens), results(experts, tokens), strict=True):
+            assert_same_bits(actual, expected, tokens)
+
+
+class RowPasses(TorchDispatchMode):
+    """Records the operators that take or give a tensor with a row of numbers for each slot; views are no passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        tensors = [each for each in (*args, result) if isinstance(each, Tensor)]
+        if not func.is_view and any(each.dim() == 2 and len(each) == TOKENS * TOPK for each in tensors):
+            self.names.append(func.overloadpacket.__name__)
+        return result
+
+
+def test_inference_makes_no_pass_that_it_need_not(rng: torch.Generator) -> None:
+    experts = experts_module(rng).bfloat16()
+    ids, weights = routing(rng, skipping=True)
+    with torch.no_grad(), RowPasses() as passes:
+        experts_forward(experts, random(rng, TOKENS, HIDDEN).bfloat16(), ids, weights)
+    assert passes.names == ["index", "_grouped_mm", "silu", "mul", "_grouped_mm", "sum_reduce"]
+
+
+# Registration
+
+
+def test_registering_again_changes_nothing() -> None:
+    before = dict(ALL_EXPERTS_FUNCTIONS)
+    assert register() == "moe_cute"
+    assert dict(ALL_EXPERTS_FUNCTIONS) == before
+    assert ALL_EXPERTS_FUNCTIONS["moe_cute"] is experts_forward
+
+
+@pytest.mark.parametrize("version", ["4.57.1", "5.16.0", "6.0.0.dev0"])
+def test_other_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, INTEGRATION)
+    monkeypatch.setattr("transformers.__version__", version)
+    with pytest.raises(ImportError, match=rf"transformers: was {version}; allowed: 5\.17 or a later 5\.x"):
+        importlib.import_module(INTEGRATION)
+
+
+def test_missing_transformers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, INTEGRATION)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"transformers: was not installed; allowed: 5\.17 or a later 5\.x"):
+        importlib.import_module(INTEGRATION)

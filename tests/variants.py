@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,8 +47,8 @@ def host_has(instruction_set: str) -> bool:
     return INSTRUCTION_SETS.index(instruction_set) <= INSTRUCTION_SETS.index(best)
 
 
-def manifest() -> dict:
-    return json.loads(MANIFEST.read_text())
+def manifest() -> dict[str, Any]:
+    return dict(json.loads(MANIFEST.read_text()))
 
 
 def _read() -> tuple[Variant, ...]:
@@ -59,7 +60,7 @@ def _read() -> tuple[Variant, ...]:
 VARIANTS = _read()
 
 
-def variants_where(condition: Callable[[Variant], bool] = lambda variant: True) -> list:
+def variants_where(condition: Callable[[Variant], bool] = lambda variant: True) -> list[Any]:
     """pytest parameters, each named after its variant, skipped where it cannot run."""
     params = []
     for variant in filter(condition, VARIANTS):

@@ -39,8 +39,8 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
         self: an experts module under ``transformers.integrations.moe.use_experts_implementation``: gated or not, with
             biases or not, weights transposed or not.
         hidden_states: ``[tokens, hidden]``, float16, bfloat16 or float32.
-        top_k_index: ``[tokens, topk]``, int64. An id of ``self.num_experts``, expert parallelism's mark for an expert of
-            another rank, skips its slot.
+        top_k_index: ``[tokens, topk]``, int64. An id of ``self.num_experts``, with which expert parallelism marks an
+            expert of another rank, skips its slot.
         top_k_weights: ``[tokens, topk]``, of any floating dtype.
 
     Returns:
