@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.providers import COPY, OURS
+from benchmarks.providers import COPY, OURS, TUNED
 from benchmarks.records import Record
 from benchmarks.shapes import Case
 
@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def best_peer(self) -> tuple[str, float] | None:
-        peers = [(row.provider, row.median_us) for row in self.rows if row.provider not in (OURS, COPY)]
+        peers = [(row.provider, row.median_us) for row in self.rows if row.provider not in (OURS, COPY, TUNED)]
         timed = [(name, time) for name, time in peers if time is not None]
         return min(timed, key=lambda peer: peer[1]) if timed else None
 

@@ -23,6 +23,7 @@ PlainFunction = Callable[[Tensor, Tensor, float], object]
 OURS = "moe_cute"
 COPY = "copy"
 SGL = "sgl"
+TUNED = "triton_tuned"
 
 
 class Provider(ABC):
@@ -126,6 +127,18 @@ class Triton(PlainProvider):
     def function(self, case: Case, operands: Sequence[Operands], scale: float) -> PlainFunction:
         from benchmarks import triton_kernel
 
+        return triton_kernel.as_engines_launch_it(case)
+
+
+class TunedTriton(Triton):
+    """The same kernel, launched the best of nine ways at each point: no engine does that, so it is no peer's time but a
+    bound on what Triton could do."""
+
+    name = TUNED
+
+    def function(self, case: Case, operands: Sequence[Operands], scale: float) -> PlainFunction:
+        from benchmarks import triton_kernel
+
         return triton_kernel.tuned(case, operands, scale)
 
 
@@ -190,7 +203,7 @@ class Copy(Provider):
         return lambda each: targets[id(each)].copy_(sources[id(each)])
 
 
-PLAIN: tuple[Provider, ...] = (MoeCute(), Torch(), TorchCompile(), Triton(), SglKernel(), Vllm(), Copy())
+PLAIN: tuple[Provider, ...] = (MoeCute(), Torch(), TorchCompile(), Triton(), TunedTriton(), SglKernel(), Vllm(), Copy())
 
 
 def _contiguous_only(case: Case) -> str | None:

@@ -19,7 +19,8 @@ from benchmarks.providers import COPY, PLAIN, Call, PlainProvider, Provider
 from benchmarks.records import Record, Writer
 from benchmarks.shapes import Case
 
-MEASURES = ("cold", "chain", "host")
+MEASURES = ("cold", "chain", "chain_pdl", "host")
+CHAINS = ("chain", "chain_pdl")  # behind an ordinary producer, and behind one that lets the next kernel start early
 SCALE = 2.5  # DeepSeek-V3's routed_scaling_factor
 QUICK_REPLAYS = 5
 NO_SCALE_NOTE = "timed without routed_scaling_factor"
@@ -40,8 +41,8 @@ class Runner:
         self._unavailable: dict[str, str | None] = {}
 
     def run_grid(self, grid: str, cases: Sequence[Case], measures: Sequence[str], console: Console) -> None:
-        """Run the cold and chain measures over `cases`; the chain measure belongs to the main grid alone."""
-        measures = [measure for measure in measures if measure == "cold" or (measure, grid) == ("chain", "main")]
+        """Run the cold and chain measures over `cases`; the chain measures belong to the main grid alone."""
+        measures = [measure for measure in measures if measure == "cold" or (measure in CHAINS and grid == "main")]
         if not measures:
             return
         for case in _with_progress(grid, cases, console):
@@ -78,7 +79,8 @@ class Runner:
         if measure == "cold":
             return measure_cold(calls, operands, case.bytes_moved, self._replays)
         behind_producer = {name: call for name, call in calls.items() if name != COPY}
-        return measure_chain(behind_producer, operands, _produce, case.bytes_moved, self._replays)
+        produce = _produce if measure == "chain" else _produce_and_trigger
+        return measure_chain(behind_producer, operands, produce, case.bytes_moved, self._replays)
 
     def _prepare(
         self,
@@ -132,6 +134,12 @@ class Runner:
 def _produce(source: Operands, target: Operands) -> None:
     # An elementwise kernel: copy_ would become a memory-copy node, which is no kernel to launch behind.
     torch.neg(source.input, out=target.input)
+
+
+def _produce_and_trigger(source: Operands, target: Operands) -> None:
+    from benchmarks import triton_kernel
+
+    triton_kernel.negate(source.input, target.input)
 
 
 def _refused(operands: Operands) -> None:

@@ -33,6 +33,8 @@ CONFIGS = (
     (4096, 16),
 )
 TUNING_REPLAYS = 3
+NEGATE_BLOCK = 1024
+ENGINE_CONFIG = (2048, 16)  # one launch for every shape, as sglang's Triton moe_sum_reduce has it
 
 
 # tokens is no argument, so that one compilation serves every token count.
@@ -61,6 +63,23 @@ def _sum_reduce_kernel(
     tl.store(output + token * HIDDEN + column, (total * scale).to(output.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _negate_kernel(source, target, elements, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    tl.store(target + at, -tl.load(source + at, mask=at < elements), mask=at < elements)
+
+
+def negate(source: Tensor, target: Tensor) -> None:
+    """`target = -source`, from a kernel that lets the next one start early: it triggers before it writes."""
+    pdl = _has_pdl()
+    grid = (triton.cdiv(source.numel(), NEGATE_BLOCK),)
+    _negate_kernel[grid](source, target, source.numel(), BLOCK=NEGATE_BLOCK, PDL=pdl, num_warps=4, launch_pdl=pdl)
+
+
 @functools.cache
 def _has_pdl() -> bool:
     return torch.cuda.get_device_capability() >= (9, 0)
@@ -83,6 +102,12 @@ def sum_reduce(input: Tensor, output: Tensor, routed_scaling_factor: float, *, b
         num_warps=num_warps,
         launch_pdl=pdl,
     )
+
+
+def as_engines_launch_it(case: Case) -> Callable[[Tensor, Tensor, float], None]:
+    """`sum_reduce` with the configuration that an engine uses at every size."""
+    block, num_warps = ENGINE_CONFIG
+    return functools.partial(sum_reduce, block=block, num_warps=num_warps)
 
 
 def tuned(case: Case, operands: Sequence[Operands], scale: float) -> Callable[[Tensor, Tensor, float], None]:

@@ -33,7 +33,7 @@ LADDERS = (
     ("bfloat16", 8, "weighted"),
     ("bfloat16", 8, "unpermute_weighted"),
 )
-EPILOGUE = {"plain": "plain", "weighted": "weighted", "unpermute_weighted": "routed"}
+EPILOGUE = {"plain": "plain", "weighted": "weighted", "unpermute_weighted": "permuted"}
 
 
 @dataclass(frozen=True, order=True)

@@ -42,12 +42,12 @@ class BuildPlan:
 
     @property
     def summary(self) -> str:
-        """One line for the person who builds."""
+        """One line for the person who builds: what there is, and how to get what there is not."""
         if self.architectures:
             return f"CPU and CUDA backends, for {' '.join(f'sm_{architecture}' for architecture in self.architectures)}"
         return (
-            "CPU backend only, no CUDA: there is no nvcc in CUDA_HOME, on PATH, in /usr/local/cuda or in this Python. "
-            "`make build` installs one; so does pip install nvidia-cuda-nvcc==13.0.88 nvidia-cuda-cccl==13.0.85"
+            "CPU backend only, no CUDA: there is no nvcc in CUDA_HOME, on PATH, in /usr/local/cuda or in this Python; "
+            "`make build` brings one with it, and any CUDA toolkit will do"
         )
 
 
@@ -75,13 +75,8 @@ def make_plan(root: Path) -> BuildPlan:
         gencode = [architecture.gencode for architecture in architectures]
         compilations += [Compilation("nvcc", source, (*cuda, *gencode)) for source in manifest.cuda_sources]
         # Another library in the process may bring its own CUDA runtime: this one's symbols are nobody else's.
-        link_flags += [
-            str(compiler.runtime_library),
-            "-Wl,--exclude-libs,libcudart_static.a",
-            "-ldl",
-            "-lpthread",
-            "-lrt",
-        ]
+        link_flags += [str(compiler.runtime_library), "-Wl,--exclude-libs,libcudart_static.a"]
+        link_flags += ["-ldl", "-lpthread", "-lrt"]
 
     return BuildPlan(
         cxx=(*cxx, *CXX_FLAGS),

@@ -67,7 +67,8 @@ def cuda_include_folders(compiler: CudaCompiler | None) -> list[Path]:
     needed = "the nvidia-cuda-runtime and nvidia-cuda-cccl packages"
     runtime = _first_with("cuda_runtime_api.h", folders, needed).parent
     library = _first_with("cuda/std/type_traits", [f for folder in folders for f in (folder / "cccl", folder)], needed)
-    return list(dict.fromkeys([runtime, library.parents[2]]))
+    # A compiler's own folder, named again, would come too late for its own headers.
+    return [folder for folder in dict.fromkeys([runtime, library.parents[2]]) if folder != Path("/usr/include")]
 
 
 def cutlass_include_folder() -> Path:

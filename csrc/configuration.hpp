@@ -13,8 +13,10 @@ enum class InstructionSet : int8_t { kNone, kBaseline, kAvx2, kAvx512 };
 
 // kPlain:    the sum and the scale.
 // kWeighted: topk_weights, and shared_output where it is given.
+// kPermuted: that, and inv_permuted_idx.
 // kRouted:   everything sum_reduce can do, each part decided at run time.
-enum class Epilogue : int8_t { kPlain, kWeighted, kRouted };
+// In rising order: each can do what those before it can.
+enum class Epilogue : int8_t { kPlain, kWeighted, kPermuted, kRouted };
 
 inline constexpr int kAny = 0;
 

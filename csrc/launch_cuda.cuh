@@ -19,9 +19,14 @@ struct Grid {
   bool prefetch;
 };
 
-// The largest block. The 1 beside it, in the launch bounds, lets ptxas spend registers on loads in flight: without it, it
-// saves them for an occupancy that a kernel bound by latency does not need, and issues two or three loads at a time.
-inline constexpr int kMaxThreads = 512;
+// The largest block, and the blocks of that size that shall fit a multiprocessor. To name a number of blocks lets ptxas
+// spend registers on loads in flight: unasked, it saves them for an occupancy that a kernel bound by latency does not
+// need, and issues two or three loads at a time. A fused kernel would take so many that too few threads were left.
+template <class C>
+inline constexpr int kMaxThreads = C::kEpilogue == Epilogue::kPlain ? 512 : 256;
+
+template <class C>
+inline constexpr int kMinBlocks = C::kEpilogue == Epilogue::kPlain ? 1 : 3;
 
 __device__ __forceinline__ void allow_next_kernel() {
 #if __CUDA_ARCH__ >= 900
@@ -41,41 +46,57 @@ __device__ __forceinline__ void compute_now(Value& value) {
   asm volatile("" : "+l"(value));
 }
 
-// Where a slot's row begins, from the place in the input, or -1: a guess that is right unless the kernel before has just
-// written the index.
-template <class C>
-__device__ __forceinline__ int64_t guessed_offset(Operands<C> const& operands, int64_t token, int slot) {
-  if constexpr (C::kEpilogue == Epilogue::kRouted) {
-    if (operands.is_permuted) {
-      IndexMatrix const& matrix = operands.rows_of_slots;
-      int64_t const at = token * matrix.token_stride + slot * matrix.topk_stride;
-      int64_t const row = matrix.is_int64 ? glance(static_cast<int64_t const*>(matrix.data) + at)
-                                          : glance(static_cast<int32_t const*>(matrix.data) + at);
-      return row >= 0 && row < operands.rows ? row * operands.input_token_stride : -1;
+// Where K slots' rows begin, from the place in the input, or -1: guesses that are right unless the kernel before has just
+// written the indices. All are on their way before the first is used.
+template <class C, int K>
+__device__ __forceinline__ void guess_offsets(Operands<C> const& operands, int64_t token, int first, int topk,
+                                              int64_t (&offsets)[K]) {
+  CUTE_UNROLL
+  for (int k = 0; k < K; ++k) {
+    offsets[k] = first + k < topk
+                     ? (first + k) * (C::kHidden == kAny ? operands.input_topk_stride : int64_t(C::kHidden))
+                     : -1;
+  }
+  if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
+    if (!operands.is_permuted) return;
+    IndexMatrix const& matrix = operands.rows_of_slots;
+    int64_t rows[K];
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) {
+      int64_t const at = token * matrix.token_stride + min(first + k, topk - 1) * matrix.topk_stride;
+      rows[k] = matrix.is_int64 ? glance(static_cast<int64_t const*>(matrix.data) + at)
+                                : glance(static_cast<int32_t const*>(matrix.data) + at);
+    }
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) {
+      bool const exists = first + k < topk && rows[k] >= 0 && rows[k] < operands.rows;
+      offsets[k] = exists ? rows[k] * operands.input_token_stride : -1;
     }
   }
-  return slot * (C::kHidden == kAny ? operands.input_topk_stride : int64_t(C::kHidden));
 }
 
-// One lane of each 128-byte line asks for it, in every row, and for the token's weights: while the kernel before drains,
-// they come in. Nothing is read that counts, so it is safe before the wait.
+__device__ __forceinline__ void prefetch_slots(void const* data, int64_t element, int bytes) {
+  if (data) prefetch_line(static_cast<char const*>(data) + element * bytes);
+}
+
+// One lane of each 128-byte line asks for it, in every row, and for what the token's slots and shared row hold: while the
+// kernel before drains, they come in. No value is used, so it is safe before the wait.
 template <class C>
 __device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Place<C> const& place) {
+  constexpr int K = kRowsInFlight<C>;
   if ((reinterpret_cast<uintptr_t>(place.input) & 127) >= sizeof(Element<C::kDType>) * C::kVectorWidth) return;
-  int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
-  CUTE_UNROLL
-  for (int k = 0; k < topk; ++k) {
-    int64_t const offset = guessed_offset(operands, place.token, k);
-    if (C::kEpilogue != Epilogue::kRouted || offset >= 0) prefetch_line(place.input + offset);
-  }
   if constexpr (C::kEpilogue != Epilogue::kPlain) {
-    int const bytes = operands.weights.is_float32 ? 4 : int(sizeof(Element<C::kDType>));
-    if (operands.weights.data) {
-      prefetch_line(static_cast<char const*>(operands.weights.data) + place.token * operands.weights.token_stride * bytes);
-    }
-    if (operands.shared) {
-      prefetch_line(static_cast<char const*>(operands.shared) +
-                    (place.token * operands.shared_token_stride + place.hidden) * int(sizeof(Element<C::kDType>)));
+    int64_t const token = place.token;
+    prefetch_slots(operands.weights.data, token * operands.weights.token_stride, operands.weights.is_float32 ? 4 : int(sizeof(Element<C::kDType>)));
+    prefetch_slots(operands.shared, token * operands.shared_token_stride + place.hidden, element_bytes(operands.output_dtype));
+  }
+  int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
+  for (int first = 0; first < topk; first += K) {
+    int64_t offsets[K];
+    guess_offsets(operands, place.token, first, topk, offsets);
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) {
+      if ((C::kEpilogue < Epilogue::kPermuted && C::kTopK == K) || offsets[k] >= 0) prefetch_line(place.input + offsets[k]);
     }
   }
 }
@@ -106,7 +127,7 @@ __device__ __forceinline__ Place<C> place_of_vector(Operands<C> const& operands,
 }
 
 template <class C>
-__global__ void __launch_bounds__(kMaxThreads, 1)
+__global__ void __launch_bounds__(kMaxThreads<C>, kMinBlocks<C>)
     sum_reduce_kernel(__grid_constant__ Operands<C> const operands, __grid_constant__ Grid const grid) {
   allow_next_kernel();
   int32_t const thread = blockIdx.x * blockDim.x + threadIdx.x;
@@ -132,12 +153,6 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   }
 }
 
-// Blocks that fill the GPU: the routed kernels' registers leave room for about this many threads.
-inline int64_t resident_blocks(LaunchShape const& shape) {
-  constexpr int kThreadsPerMultiprocessor = 768;
-  return std::max<int64_t>(1, int64_t(shape.multiprocessors) * kThreadsPerMultiprocessor / shape.threads);
-}
-
 template <class C>
 cudaError_t launch_part(Operands<C> const& operands, int64_t first_token, int64_t tokens, int64_t hidden,
                         LaunchShape const& shape) {
@@ -147,18 +162,19 @@ cudaError_t launch_part(Operands<C> const& operands, int64_t first_token, int64_
   grid.vectors = static_cast<int32_t>(tokens * vectors_per_row);
   grid.first_token = static_cast<int32_t>(std::min<int64_t>(first_token, INT32_MAX));  // a count is an int32, too
   grid.prefetch = shape.prefetch;
-  int64_t blocks = (grid.vectors + shape.threads - 1) / shape.threads;
+  int const threads = std::min(shape.threads, kMaxThreads<C>);
+  int64_t blocks = (grid.vectors + threads - 1) / threads;
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
-    if (operands.live_tokens) blocks = std::min(blocks, resident_blocks(shape));
+    if (operands.live_tokens) blocks = std::min(blocks, int64_t(shape.multiprocessors) * kMinBlocks<C> * kMaxThreads<C> / threads);
   }
-  grid.stride = static_cast<int32_t>(blocks * shape.threads);
+  grid.stride = static_cast<int32_t>(blocks * threads);
 
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(shape.threads);
+  config.blockDim = dim3(threads);
   config.stream = static_cast<cudaStream_t>(shape.stream);
   config.attrs = &attribute;
   config.numAttrs = shape.programmatic_dependent_launch ? 1 : 0;

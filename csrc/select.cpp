@@ -10,8 +10,8 @@ namespace moe_cute {
 namespace {
 
 Epilogue needed_epilogue(SumReduceArguments const& call) {
-  bool const routed = call.expert_ids.data || call.is_permuted || call.live_tokens || call.input_dtype != call.output_dtype;
-  if (routed) return Epilogue::kRouted;
+  if (call.expert_ids.data || call.live_tokens || call.input_dtype != call.output_dtype) return Epilogue::kRouted;
+  if (call.is_permuted) return Epilogue::kPermuted;
   return call.weights.data || call.shared ? Epilogue::kWeighted : Epilogue::kPlain;
 }
 
@@ -202,7 +202,7 @@ char const* name_of(InstructionSet instruction_set) {
 }
 
 char const* name_of(Epilogue epilogue) {
-  static constexpr char const* kNames[] = {"plain", "weighted", "routed"};
+  static constexpr char const* kNames[] = {"plain", "weighted", "permuted", "routed"};
   return kNames[static_cast<int>(epilogue)];
 }
 

@@ -64,61 +64,33 @@ struct Place {
 template <class C>
 CUTE_HOST_DEVICE Place<C> place_of(Operands<C> const& operands, int64_t token, int64_t hidden) {
   bool is_permuted = false;
-  if constexpr (C::kEpilogue == Epilogue::kRouted) is_permuted = operands.is_permuted;
+  if constexpr (C::kEpilogue >= Epilogue::kPermuted) is_permuted = operands.is_permuted;
   int64_t const column = hidden * (C::kVectorWidth == 1 ? operands.input_hidden_stride : 1);
   return {operands.input + (is_permuted ? 0 : token * operands.input_token_stride) + column,
           token * operands.output_token_stride + hidden * (C::kVectorWidth == 1 ? operands.output_hidden_stride : 1), token,
           hidden};
 }
 
-// K slots of a token, from `first` on.
+// The rows that K slots of a token read, from slot `first` on.
 template <class C, int K>
-struct Slots {
-  using A = Accumulator<Element<C::kDType>>;
-
-  int64_t offsets[K];  // of their rows, from the place in the input
+struct SlotRows {
+  int64_t offsets[K];  // from the place in the input
   bool live[K];        // whether the row may be read
-  A weights[K];        // zero where it may not
 
-  CUTE_HOST_DEVICE Slots(Operands<C> const& operands, int64_t token, int first, int topk) {
+  CUTE_HOST_DEVICE SlotRows(Operands<C> const& operands, int64_t token, int first, int topk) {
     // A specialised hidden size means packed rows: their distance is an immediate of the load.
     int64_t const topk_stride = C::kHidden != kAny ? int64_t(C::kHidden) : operands.input_topk_stride;
     CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
       offsets[k] = (first + k) * topk_stride;
       live[k] = C::kTopK == K || K == 1 || first + k < topk;
-      weights[k] = 1;
     }
-    if constexpr (C::kEpilogue != Epilogue::kPlain) look_up_weights(operands, token, first, topk);
-    if constexpr (C::kEpilogue == Epilogue::kRouted) look_up_rows(operands, token, first, topk);
+    if constexpr (C::kEpilogue >= Epilogue::kPermuted) look_up(operands, token, first, topk);
   }
 
  private:
-  CUTE_HOST_DEVICE void look_up_weights(Operands<C> const& operands, int64_t token, int first, int topk) {
-    using T = Element<C::kDType>;
-    WeightMatrix const& matrix = operands.weights;
-    if (matrix.data == nullptr) return;
-    int64_t const row = token * matrix.token_stride;
-    if (matrix.is_float32) {
-      float values[K];
-      load_slots(static_cast<float const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, values);
-      CUTE_UNROLL
-      for (int k = 0; k < K; ++k) weights[k] = values[k];
-    } else {
-      T values[K];
-      load_slots(static_cast<T const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, values);
-      CUTE_UNROLL
-      for (int k = 0; k < K; ++k) weights[k] = to_accumulator(values[k]);
-    }
-  }
-
-  CUTE_HOST_DEVICE void look_up_rows(Operands<C> const& operands, int64_t token, int first, int topk) {
+  CUTE_HOST_DEVICE void look_up(Operands<C> const& operands, int64_t token, int first, int topk) {
     int64_t values[K];
-    if (operands.expert_ids.data) {
-      load_indices(operands.expert_ids, token, first, topk, values);
-      CUTE_UNROLL
-      for (int k = 0; k < K; ++k) live[k] = live[k] && is_local(operands, values[k]);
-    }
     if (operands.is_permuted) {
       load_indices(operands.rows_of_slots, token, first, topk, values);
       CUTE_UNROLL
@@ -127,10 +99,45 @@ struct Slots {
         offsets[k] = values[k] * operands.input_token_stride;
       }
     }
-    CUTE_UNROLL
-    for (int k = 0; k < K; ++k) {
-      if (!live[k]) weights[k] = 0;
+    if constexpr (C::kEpilogue == Epilogue::kRouted) {
+      if (operands.expert_ids.data == nullptr) return;
+      load_indices(operands.expert_ids, token, first, topk, values);
+      CUTE_UNROLL
+      for (int k = 0; k < K; ++k) live[k] = live[k] && is_local(operands, values[k]);
     }
+  }
+};
+
+// The weights of K slots of a token, from slot `first` on; ones where the call has none.
+template <class C, int K>
+struct SlotWeights {
+  using T = Element<C::kDType>;
+
+  Accumulator<T> values[K];  // unset in a plain kernel
+
+  CUTE_HOST_DEVICE SlotWeights(Operands<C> const& operands, int64_t token, int first, int topk) {
+    if constexpr (C::kEpilogue != Epilogue::kPlain) look_up(operands.weights, token, first, topk);
+  }
+
+ private:
+  CUTE_HOST_DEVICE void look_up(WeightMatrix const& matrix, int64_t token, int first, int topk) {
+    int64_t const row = token * matrix.token_stride;
+    if (matrix.data == nullptr) {
+      CUTE_UNROLL
+      for (int k = 0; k < K; ++k) values[k] = 1;
+    } else if (matrix.is_float32) {
+      convert(static_cast<float const*>(matrix.data) + row, matrix, first, topk);
+    } else {
+      convert(static_cast<T const*>(matrix.data) + row, matrix, first, topk);
+    }
+  }
+
+  template <class Stored>
+  CUTE_HOST_DEVICE void convert(Stored const* row, WeightMatrix const& matrix, int first, int topk) {
+    Stored stored[K];
+    load_slots(row, matrix.topk_stride, matrix.wide, first, topk, stored);
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) values[k] = to_accumulator(stored[k]);
   }
 };
 

@@ -33,7 +33,7 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> co
   constexpr int V = C::kVectorWidth;
   constexpr int K = kRowsInFlight<C>;
   constexpr bool kWholeChunks = C::kTopK == K || K == 1;
-  constexpr bool kMaySkip = C::kEpilogue == Epilogue::kRouted || !kWholeChunks;
+  constexpr bool kMaySkip = C::kEpilogue >= Epilogue::kPermuted || !kWholeChunks;
 
   Tensor shared = make_tensor<A>(Int<V>{});  // (V), on its way with the first rows
   bool has_shared = false;
@@ -57,7 +57,7 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> co
   clear(sum);
   int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
   for (int first = 0; first < topk; first += K) {
-    Slots<C, K> const slots(operands, place.token, first, topk);
+    SlotRows<C, K> const slots(operands, place.token, first, topk);
     Rows<T, V, K> rows;
     MOE_CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
@@ -68,12 +68,14 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> co
         rows.load(k, row);
       }
     }
+    SlotWeights<C, K> const weights(operands, place.token, first, topk);  // while the rows are on their way
     MOE_CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
+      A const weight = kMaySkip && !slots.live[k] ? A(0) : weights.values[k];
       MOE_CUTE_UNROLL
       for (int v = 0; v < V; ++v) {
         A const term = to_accumulator(rows(v, k));
-        A const added = C::kEpilogue == Epilogue::kPlain ? sum(v) + term : fma_rn(slots.weights[k], term, sum(v));
+        A const added = C::kEpilogue == Epilogue::kPlain ? sum(v) + term : fma_rn(weight, term, sum(v));
         sum(v) = kWholeChunks || first + k < topk ? added : sum(v);  // a skipped slot adds zero, one past the last nothing
       }
     }

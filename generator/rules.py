@@ -52,7 +52,7 @@ class Rule:
 
 
 PLAIN: tuple[EpilogueName, ...] = ("plain",)
-FUSED: tuple[EpilogueName, ...] = ("weighted", "routed")
+FUSED: tuple[EpilogueName, ...] = ("weighted", "permuted", "routed")
 
 RULES = (
     # Any call finds one of these. The best width depends on its alignment and its number of tokens: all are made.

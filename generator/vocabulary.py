@@ -5,7 +5,7 @@ from typing import Literal
 
 DTypeName = Literal["float16", "bfloat16", "float32", "float64"]
 InstructionSetName = Literal["baseline", "avx2", "avx512"]
-EpilogueName = Literal["plain", "weighted", "routed"]
+EpilogueName = Literal["plain", "weighted", "permuted", "routed"]
 BackendName = Literal["cuda", "cpu"]
 
 # Those that nvcc 13 knows, from the first with bfloat16 arithmetic on.
@@ -49,5 +49,6 @@ INSTRUCTION_SETS: dict[InstructionSetName, InstructionSet] = {
 EPILOGUES: dict[EpilogueName, Epilogue] = {
     "plain": Epilogue("Epilogue::kPlain", "sum and scale only"),
     "weighted": Epilogue("Epilogue::kWeighted", "topk_weights, shared_output"),
+    "permuted": Epilogue("Epilogue::kPermuted", "topk_weights, shared_output and inv_permuted_idx"),
     "routed": Epilogue("Epilogue::kRouted", "every argument"),
 }

@@ -9,8 +9,10 @@ Tensors = dict[str, Tensor]
 
 
 def needed_epilogue(input: Tensor, output: Tensor, tensors: Tensors) -> str:
-    if {"topk_ids", "inv_permuted_idx", "num_tokens"} & tensors.keys() or output.dtype != input.dtype:
+    if {"topk_ids", "num_tokens"} & tensors.keys() or output.dtype != input.dtype:
         return "routed"
+    if "inv_permuted_idx" in tensors:
+        return "permuted"
     return "weighted" if {"topk_weights", "shared_output"} & tensors.keys() else "plain"
 
 

@@ -33,6 +33,7 @@ PLAIN = Fusion()
 FULLEST = {
     "plain": PLAIN,
     "weighted": Fusion(weights="float32", shared="own"),
+    "permuted": Fusion(weights="float32", rows=torch.int32, shared="own"),
     "routed": Fusion(weights="float32", ids="map", rows=torch.int32, shared="own", live_tokens=2),
 }
 

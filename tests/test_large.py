@@ -87,6 +87,17 @@ class TestLarge:
         moe_cute.sum_reduce(input, output, SCALE)
         assert_matches(output, input)
 
+    @needs_gib(20)
+    @pytest.mark.parametrize("live", [-(2**31), 200_000_007])  # it ends in the second launch, or before the first
+    def test_live_tokens_of_more_vectors_than_one_launch(self, live: int) -> None:
+        input = random_input(360_000_007, 2, 7)
+        output = poisoned(360_000_007, 7)
+        count = torch.tensor([live], dtype=torch.int32, device="cuda")
+        moe_cute.sum_reduce(input, output, SCALE, num_tokens=count)
+        written = max(live, 0)
+        assert_matches(output[:written], input[:written])
+        assert bool(output[written:].isnan().all()), "rows past the count were written"
+
     @needs_gib(24)
     def test_a_row_of_more_vectors_than_one_launch(self) -> None:
         hidden = 2**31 + 9

@@ -2,102 +2,123 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 import moe_cute
 from tests.memory import canvas
-from tests.refusals import HIDDEN, TOKENS, TOPK, good, refused
+from tests.refusals import HIDDEN, TOKENS, TOPK, Arguments, good, refused
+
+OVERLAPS_INPUT = (ValueError, "output", "memory that the input also uses", "memory of its own")
+OVERLAPS_ITSELF = (ValueError, "output", "share memory", "one place in memory for each element")
+OVERLAPS_SHARED = (
+    ValueError,
+    "shared_output",
+    "part of the output's memory",
+    "the output itself, or memory of its own",
+)
+
+EXPANDED = [(0, 1), (8, 0), (0, 0)]
+OVERLAPPING = [(7, 1), (1, 1), (2, 1), (6, 4), (1, 2)]  # of [3, 8]: 2 x 6 = 3 x 4, for one
+INTERLEAVED = [(8, 1), (9, 1), (1, 3), (1, 4), (5, 3), (3, 5), (16, 2)]
 
 
-def test_output_that_overlaps_itself(device: torch.device) -> None:
+def places(view: Tensor) -> list[int]:
+    index = torch.arange(view.untyped_storage().nbytes() // view.element_size())
+    return index.as_strided(view.shape, view.stride(), view.storage_offset()).flatten().tolist()
+
+
+@pytest.mark.parametrize("strides", EXPANDED + OVERLAPPING, ids=str)
+def test_output_over_itself(device: torch.device, strides: tuple[int, int]) -> None:
     arguments, _ = good(device)
-    for shape, strides in [
-        ((3, 8), (0, 1)),  # expanded tokens
-        ((3, 8), (8, 0)),  # expanded hidden
-        ((3, 8), (7, 1)),  # the last of a row is the first of the next
-        ((3, 8), (1, 1)),  # windows
-        ((3, 8), (2, 1)),
-        ((3, 8), (6, 4)),  # 2 x 6 = 3 x 4
-    ]:
-        wrong = canvas(shape, torch.bfloat16, device, strides)
-        refused(arguments | {"output": wrong.view}, ValueError, "output", "share memory", "one place")
-        wrong.assert_untouched()
-
-
-@pytest.mark.parametrize("strides", [(8, 1), (1, 3), (9, 1), (5, 3), (1, 4), (16, 2), (3, 5)], ids=str)
-def test_output_that_does_not_overlap_itself(device: torch.device, strides: tuple[int, int]) -> None:
-    """Legal strides, some with rows that interleave, are not refused."""
-    arguments, _ = good(device)
-    places = {i * strides[0] + j * strides[1] for i in range(TOKENS) for j in range(HIDDEN)}
-    assert len(places) == TOKENS * HIDDEN
     out = canvas((TOKENS, HIDDEN), torch.bfloat16, device, strides)
+    assert len(set(places(out.view))) < TOKENS * HIDDEN
+    refused(arguments | {"output": out.view}, *OVERLAPS_ITSELF)
+    out.assert_untouched()
+
+
+@pytest.mark.parametrize("strides", INTERLEAVED, ids=str)
+def test_output_whose_rows_interleave(device: torch.device, strides: tuple[int, int]) -> None:
+    arguments, _ = good(device)
+    out = canvas((TOKENS, HIDDEN), torch.bfloat16, device, strides)
+    assert len(set(places(out.view))) == TOKENS * HIDDEN
     moe_cute.sum_reduce(arguments["input"], out.view)
     out.assert_written_inside_only()
 
 
-def test_output_that_overlaps_the_input(device: torch.device) -> None:
-    buffer = torch.zeros(100, dtype=torch.bfloat16, device=device)
-    input = buffer[20:68].view(TOKENS, TOPK, HIDDEN)
-    for start in (0, 19, 20, 44, 67):  # the ends of both, and between
-        output = buffer[start : start + 24].view(TOKENS, HIDDEN)
-        buffer.fill_(1.0)
-        overlaps = start < 68 and start + 24 > 20
+def test_any_strides_of_the_output(rng: torch.Generator) -> None:
+    """Refused if two elements share a place, and only then."""
+    outcomes = set()
+    for _ in range(500):
+        tokens, hidden, *strides = torch.randint(1, 12, (4,), generator=rng).tolist()
+        out = canvas((tokens, hidden), torch.float32, strides=strides)
+        arguments: Arguments = {"input": torch.zeros(tokens, 2, hidden), "output": out.view}
+        overlaps = len(set(places(out.view))) < tokens * hidden
+        outcomes.add(overlaps)
         if overlaps:
-            refused(
-                {"input": input, "output": output},
-                ValueError,
-                "output",
-                "memory that the input also uses",
-                "memory of its own",
-            )
+            refused(arguments, *OVERLAPS_ITSELF)
         else:
-            moe_cute.sum_reduce(input, output)
-        assert bool((buffer[20:68] == 1.0).all()), "the input has changed"
-    for output in (input[:, 0], input[:, 1], input.as_strided((TOKENS, HIDDEN), (16, 1), input.storage_offset() + 5)):
-        refused(
-            {"input": input, "output": output},
-            ValueError,
-            "output",
-            "memory that the input also uses",
-            "memory of its own",
-        )
-    assert bool((buffer == buffer[20]).all())
+            moe_cute.sum_reduce(**arguments)
+            out.assert_written_inside_only()
+    assert outcomes == {True, False}
 
 
-def test_output_beside_the_input(device: torch.device, rng: torch.Generator) -> None:
-    """Next to it, and between its rows as a column slice of the same buffer, there is no overlap."""
-    buffer = torch.zeros(TOKENS, 40, dtype=torch.bfloat16, device=device)
-    values = torch.randn(TOKENS, TOPK, HIDDEN, generator=rng).bfloat16()
-    input = buffer[:, :16].unflatten(1, (TOPK, HIDDEN)).copy_(values)
-    for output in (buffer[:, 16:24], buffer[:, 32:40]):
-        moe_cute.sum_reduce(input, output)
-        assert torch.equal(output.cpu(), values.float().sum(1).bfloat16())
-    assert torch.equal(input.cpu(), values)
-    shifted = buffer[:, 15:23]  # one column is the input's
-    refused(
-        {"input": input, "output": shifted},
-        ValueError,
-        "output",
-        "memory that the input also uses",
-        "memory of its own",
-    )
-    flat = torch.zeros(TOKENS * TOPK * HIDDEN + TOKENS * HIDDEN, dtype=torch.bfloat16, device=device)
-    ends_meet = (
-        flat[: TOKENS * TOPK * HIDDEN].view(TOKENS, TOPK, HIDDEN),
-        flat[TOKENS * TOPK * HIDDEN :].view(TOKENS, HIDDEN),
-    )
-    moe_cute.sum_reduce(*ends_meet)
+def test_any_place_of_the_output_near_the_input(rng: torch.Generator) -> None:
+    """Never written where the input lies."""
+    refusals = 0
+    for _ in range(500):
+        tokens, topk, hidden, gap = torch.randint(1, 6, (4,), generator=rng).tolist()
+        buffer = torch.zeros(600)
+        rows = buffer.as_strided((tokens, topk, hidden), (topk * hidden + gap, hidden, 1), 100)
+        start = int(torch.randint(0, 300, (), generator=rng))
+        output = buffer.as_strided((tokens, hidden), (topk * hidden + gap, 1), start)
+        if set(places(rows)) & set(places(output)):
+            refused({"input": rows, "output": output}, *OVERLAPS_INPUT)
+            refusals += 1
+        else:  # rows as far apart as the input's fit between them
+            moe_cute.sum_reduce(rows, output)
+    assert 0 < refusals < 500
 
 
-def test_shared_output_in_part_of_the_output(device: torch.device) -> None:
+@pytest.mark.parametrize("start", [19, 20, 44, 67])  # of 24 elements; the input is [20, 68)
+def test_output_over_part_of_the_input(device: torch.device, start: int) -> None:
+    buffer = torch.ones(100, dtype=torch.bfloat16, device=device)
+    input, output = buffer[20:68].view(TOKENS, TOPK, HIDDEN), buffer[start : start + 24].view(TOKENS, HIDDEN)
+    refused({"input": input, "output": output}, *OVERLAPS_INPUT)
+    assert bool((buffer == 1).all())
+
+
+def test_output_over_a_slot(device: torch.device) -> None:
+    """What a careless reduction in place would do."""
+    input = torch.ones(TOKENS, TOPK, HIDDEN, dtype=torch.bfloat16, device=device)
+    for slot in range(TOPK):
+        refused({"input": input, "output": input[:, slot]}, *OVERLAPS_INPUT)
+    assert bool((input == 1).all())
+
+
+def test_output_beside_the_input(device: torch.device) -> None:
+    """Right before it, right after it, and as another column slice of the same buffer."""
+    buffer = torch.ones(96, dtype=torch.bfloat16, device=device)
+    columns = torch.ones(TOKENS, 40, dtype=torch.bfloat16, device=device)
+    input = buffer[24:72].view(TOKENS, TOPK, HIDDEN)
+    sliced = columns[:, 8:24].unflatten(1, (TOPK, HIDDEN))
+    for each, output in [
+        (input, buffer[:24].view(TOKENS, HIDDEN)),
+        (input, buffer[72:].view(TOKENS, HIDDEN)),
+        (sliced, columns[:, :8]),
+        (sliced, columns[:, 24:32]),
+        (sliced, columns[:, 32:]),
+    ]:
+        moe_cute.sum_reduce(each, output)
+        assert bool((output == TOPK).all())
+    assert bool((input == 1).all())
+    assert bool((sliced == 1).all())
+
+
+def test_shared_output_over_part_of_the_output(device: torch.device) -> None:
     buffer = torch.ones(64, dtype=torch.bfloat16, device=device)
     arguments, _ = good(device)
     arguments["output"] = buffer[:24].view(TOKENS, HIDDEN)
-    arguments["shared_output"] = buffer[8:32].view(TOKENS, HIDDEN)
-    refused(
-        arguments, ValueError, "shared_output", "part of the output's memory", "the output itself, or memory of its own"
-    )
-    arguments["shared_output"] = buffer[:24].as_strided((TOKENS, HIDDEN), (1, 3))  # the same place, in another order
-    refused(
-        arguments, ValueError, "shared_output", "part of the output's memory", "the output itself, or memory of its own"
-    )
+    refused(arguments | {"shared_output": buffer[8:32].view(TOKENS, HIDDEN)}, *OVERLAPS_SHARED)
+    reordered = buffer[:24].as_strided((TOKENS, HIDDEN), (1, 3))  # the same places
+    refused(arguments | {"shared_output": reordered}, *OVERLAPS_SHARED)
     assert bool((buffer == 1).all())

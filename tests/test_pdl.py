@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import moe_cute
-from tests.calls import FULLEST, fused_call
+from tests.calls import Fusion, fused_call
 from tests.reference import differing
 
 pytestmark = pytest.mark.gpu
@@ -206,10 +206,20 @@ def test_two_in_a_row() -> None:
     assert Chain(64, 8, 2048, torch.bfloat16, spins=300).run(twice, 2000, in_graph=True) == 0
 
 
-@pytest.mark.parametrize("epilogue", ["weighted", "routed"])
-def test_fused_operands_behind_a_producer(epilogue: str, rng: torch.Generator) -> None:
+FUSIONS = {
+    "weighted": Fusion(weights="float32", shared="own"),
+    "ids": Fusion(ids="map"),
+    "rows32": Fusion(weights="float32", rows=torch.int32),
+    "rows64": Fusion(weights="input", rows=torch.int64, shared="own"),
+    "all": Fusion(weights="float32", ids="map", rows=torch.int32, shared="own", live_tokens=3),
+}
+
+
+@pytest.mark.parametrize("fusion", FUSIONS.values(), ids=FUSIONS)
+@pytest.mark.parametrize("tokens", [4, 33, 256])  # those for which rows are prefetched, by indices that are still old
+def test_fused_operands_behind_a_producer(tokens: int, fusion: Fusion, rng: torch.Generator) -> None:
     """Ids, weights, rows, the shared row and the count of live tokens are read after the wait too."""
-    right = fused_call(FULLEST[epilogue], 33, 8, 2048, torch.bfloat16, rng)
+    right = fused_call(fusion, tokens, 8, 2048, torch.bfloat16, rng)
     (input, output, scale), tensors, _ = right.place("cuda")
     operands = [input, *tensors.values()]
     sources = [operand.clone() for operand in operands]

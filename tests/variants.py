@@ -14,7 +14,7 @@ import moe_cute
 from moe_cute._extension import _C
 
 MANIFEST = Path(__file__).parent.parent / "generated" / "manifest.json"
-EPILOGUES = ("plain", "weighted", "routed")  # each does all that the ones before it do
+EPILOGUES = ("plain", "weighted", "permuted", "routed")  # each does all that the ones before it do
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")  # likewise
 
 

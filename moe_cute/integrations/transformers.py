@@ -57,9 +57,11 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
         if self.has_bias:
             bias = getattr(self, f"{name}_bias")[expert_ids.clamp(max=self.num_experts - 1)]
             bias = _without_gradient(bias, is_skipped)
-        return _grouped_linear(rows, getattr(self, name), group_ends, bias=bias, is_transposed=self.is_transposed)
+        weight = getattr(self, name)
+        result: Tensor = _grouped_linear(rows, weight, group_ends, bias=bias, is_transposed=self.is_transposed)
+        return result
 
-    # A GEMM reads and writes no row past the last group: skipped rows hold garbage from here on, and nobody reads it.
+    # A GEMM neither reads nor writes rows past its last group: what skipped rows hold from here on reaches no output.
     rows = _without_gradient(hidden_states[slots // topk], is_skipped)
     rows = linear(rows, "gate_up_proj" if self.has_gate else "up_proj")
     rows = self._apply_gate(rows) if self.has_gate else self.act_fn(rows)

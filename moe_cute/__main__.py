@@ -1,0 +1,3 @@
+from moe_cute._cli import app
+
+app()

@@ -1,0 +1,166 @@
+"""`python -m moe_cute`: exit code 0 is yes, 1 is no (no backend works, no variant runs the call), 2 is wrong usage.
+
+The extension is imported where it is needed: `doctor` also runs where it does not load.
+"""
+
+import json
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from moe_cute import _doctor
+
+OUTPUT_WIDTH = 200  # of a file or a pipe, which have none of their own
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="What this build of moe_cute can do, and what it would do with a call.",
+)
+console = Console(width=None if Console().is_terminal else OUTPUT_WIDTH, markup=False, emoji=False, highlight=False)
+
+
+class Backend(str, Enum):  # StrEnum needs Python 3.11
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class DType(str, Enum):
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+    float64 = "float64"
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal():
+        raise typer.BadParameter(f"was {text!r}; allowed: a whole number from 0")
+    return int(text)
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell what was built, what works here, and what is missing."""
+    examination = _doctor.examine()
+    if as_json:
+        typer.echo(json.dumps(examination.as_dict(), indent=2))
+    else:
+        _print_examination(examination)
+    raise typer.Exit(0 if any(backend.works for backend in examination.backends) else 1)
+
+
+@app.command("list")
+def list_variants(
+    backend: Annotated[Backend | None, typer.Option(help="Only its variants.")] = None,
+    dtype: Annotated[DType | None, typer.Option(help="Only those that read it.")] = None,
+    epilogue: Annotated[str | None, typer.Option(help="Only those that fuse this much: plain, weighted, ...")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the variants of the selection table, in its order."""
+    table_rows = _loaded().variants()
+    epilogues = list(dict.fromkeys(row["epilogue"] for row in table_rows))
+    if epilogue not in (None, *epilogues):
+        raise typer.BadParameter(f"{epilogue!r} is not one of {', '.join(epilogues)}", param_hint="--epilogue")
+    wanted = {"backend": backend, "dtype": dtype, "epilogue": epilogue}
+    rows = [row for row in table_rows if all(value in (None, row[key]) for key, value in wanted.items())]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("variant", overflow="fold")
+    for heading in ("dtype", "hidden", "topk", "vector width", "instruction set", "epilogue", "built"):
+        table.add_column(heading)
+    for row in rows:
+        sizes = (str(row[key] or "any") for key in ("hidden", "topk"))
+        instruction_set = "" if row["backend"] == "cuda" else row["instruction_set"]
+        built = "yes" if row["built"] else "no"
+        table.add_row(
+            row["name"], row["dtype"], *sizes, str(row["vector_width"]), instruction_set, row["epilogue"], built
+        )
+    console.print(table)
+    console.print(f"{len(rows)} variants, {sum(row['built'] for row in rows)} of them built")
+
+
+@app.command()
+def explain(
+    tokens: Annotated[int, typer.Argument(metavar="TOKENS", parser=_size)],
+    topk: Annotated[int, typer.Argument(metavar="TOPK", parser=_size)],
+    hidden: Annotated[int, typer.Argument(metavar="HIDDEN", parser=_size)],
+    dtype: Annotated[DType, typer.Option(help="Of the input.")] = DType.bfloat16,
+    device: Annotated[Backend, typer.Option(help="Where the input is.")] = Backend.cpu,
+    architecture: Annotated[
+        int | None, typer.Option(min=80, help="Of the GPU, 90 for sm_90: needed where there is no GPU to ask.")
+    ] = None,
+    multiprocessors: Annotated[int, typer.Option(min=1, help="Of that GPU; with --architecture.")] = 132,
+    weights: Annotated[bool, typer.Option("--weights", help="With topk_weights.")] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="With topk_ids.")] = False,
+    permuted: Annotated[bool, typer.Option("--permuted", help="With inv_permuted_idx.")] = False,
+    shared: Annotated[bool, typer.Option("--shared", help="With shared_output.")] = False,
+    num_tokens: Annotated[bool, typer.Option("--num-tokens", help="With num_tokens.")] = False,
+    out_dtype: Annotated[DType | None, typer.Option(help="Of the output, if not the input's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which variant a call takes, and why not a better one.
+
+    Its tensors are taken to be contiguous and aligned.
+    """
+    if architecture is not None and device is Backend.cpu:
+        raise typer.BadParameter("goes with --device cuda", param_hint="--architecture")
+    moe_cute = _loaded()
+    import torch
+
+    try:
+        explanation = moe_cute.explain(
+            (tokens * topk, hidden) if permuted else (tokens, topk, hidden),
+            dtype=getattr(torch, dtype.value),
+            device=device.value,
+            topk_weights=weights,
+            topk_ids=ids,
+            inv_permuted_idx=(tokens, topk) if permuted else None,
+            shared_output=shared,
+            num_tokens=num_tokens,
+            out_dtype=getattr(torch, out_dtype.value) if out_dtype else None,
+            architecture=architecture or 0,
+            multiprocessors=multiprocessors,
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise typer.BadParameter(str(error)) from error
+    except RuntimeError as error:
+        raise typer.BadParameter(
+            f"the GPU does not answer ({error}): give the one you mean by --architecture", param_hint="--device"
+        ) from error
+    typer.echo(json.dumps(explanation.as_dict(), indent=2) if as_json else str(explanation))
+    if explanation.variant is None:
+        raise typer.Exit(1)
+
+
+def _loaded() -> Any:
+    """The package with its extension, or exit code 1 and the reason."""
+    failure = _doctor.why_not_loaded()
+    if failure is not None:
+        typer.echo(f"moe_cute does not load: {failure.what}\nto mend it: {failure.mend}", err=True)
+        raise typer.Exit(1)
+    import moe_cute
+
+    return moe_cute
+
+
+def _print_examination(examination: _doctor.Examination) -> None:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, fact in examination.facts():
+        facts.add_row(name, fact)
+    for backend in examination.backends:
+        facts.add_row(f"{backend.name} backend", "works" if backend.works else f"does not work: {backend.what}")
+        if backend.mend:
+            facts.add_row("", f"to mend it: {backend.mend}")
+    console.print(facts)
