@@ -73,7 +73,9 @@ def run(
 
 @app.command("tune")
 def tune_command(
-    out: Annotated[Path | None, typer.Option(help="The tuning file. Default: this architecture's, in specs/tuning/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The tuning file. Default: this architecture's, in specs/tuning/.")
+    ] = None,
 ) -> None:
     """Measure launches on this GPU and write the fastest down; `python -m generator` turns them into the table."""
     if not torch.cuda.is_available():

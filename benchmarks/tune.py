@@ -49,18 +49,32 @@ def tune(path: Path, device: torch.device, threads: Sequence[int]) -> None:
 
     facts = environment.describe(device, None)
     ladders = [
-        Ladder(dtype=dtype, epilogue=EPILOGUE[epilogue], topk=topk, steps=list(_steps(dtype, topk, epilogue, device, threads)))
+        Ladder(
+            dtype=dtype,
+            epilogue=EPILOGUE[epilogue],
+            topk=topk,
+            steps=list(_steps(dtype, topk, epilogue, device, threads)),
+        )
         for dtype, topk, epilogue in track(LADDERS, description="ladders")
     ]
     major, minor = torch.cuda.get_device_capability(device)
     measured = Measured(
-        gpu=facts["device"], date=facts["date"][:10], driver=facts["driver"], cuda=facts["cuda"], torch=str(torch.__version__)
+        gpu=facts["device"],
+        date=facts["date"][:10],
+        driver=facts["driver"],
+        cuda=facts["cuda"],
+        torch=str(torch.__version__),
     )
     write_tuning(path, TuningFile(edition=1, architecture=10 * major + minor, measured=measured, ladders=ladders))
 
 
-def _steps(dtype: str, topk: int, epilogue: str, device: torch.device, threads: Sequence[int]) -> Iterator[dict[str, object]]:
-    points = [(tokens * HIDDEN, _times(Case(dtype, topk, HIDDEN, tokens, epilogue=epilogue), device, threads)) for tokens in TOKENS]
+def _steps(
+    dtype: str, topk: int, epilogue: str, device: torch.device, threads: Sequence[int]
+) -> Iterator[dict[str, object]]:
+    points = [
+        (tokens * HIDDEN, _times(Case(dtype, topk, HIDDEN, tokens, epilogue=epilogue), device, threads))
+        for tokens in TOKENS
+    ]
     chosen = _smooth([times for _, times in points])
     bounds = [math.isqrt(here * there) for (here, _), (there, _) in pairwise(points)]
     for index, launch in enumerate(chosen):

@@ -38,16 +38,16 @@ struct SumReduceArguments {
   DType output_dtype = DType::kFloat32;
   double scale = 1.0;
 
-  WeightMatrix weights;                  // topk_weights
-  IndexMatrix expert_ids;                // topk_ids
-  bool has_expert_map = false;           // an empty map has no address
-  int32_t const* expert_map = nullptr;   // [experts]
+  WeightMatrix weights;                 // topk_weights
+  IndexMatrix expert_ids;               // topk_ids
+  bool has_expert_map = false;          // an empty map has no address
+  int32_t const* expert_map = nullptr;  // [experts]
   int64_t expert_map_stride = 1;
   int64_t experts = 0;
-  IndexMatrix rows_of_slots;             // inv_permuted_idx
-  bool is_permuted = false;              // likewise
-  int64_t rows = 0;                      // of a permuted input
-  void const* shared = nullptr;          // shared_output [tokens, hidden], of the output's dtype
+  IndexMatrix rows_of_slots;     // inv_permuted_idx
+  bool is_permuted = false;      // likewise
+  int64_t rows = 0;              // of a permuted input
+  void const* shared = nullptr;  // shared_output [tokens, hidden], of the output's dtype
   int64_t shared_token_stride = 0;
   int64_t shared_hidden_stride = 1;
   int32_t const* live_tokens = nullptr;  // num_tokens, on the device

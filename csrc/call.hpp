@@ -42,7 +42,8 @@ struct Call {
 
 // A refused argument. `wrong_type` tells a front end with two kinds of error which one it is.
 struct ArgumentError : std::invalid_argument {
-  ArgumentError(std::string const& argument, std::string const& was, std::string const& allowed, bool wrong_type = false)
+  ArgumentError(std::string const& argument, std::string const& was, std::string const& allowed,
+                bool wrong_type = false)
       : std::invalid_argument(argument + ": was " + was + "; allowed: " + allowed), wrong_type(wrong_type) {}
   bool wrong_type;
 };

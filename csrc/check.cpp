@@ -11,10 +11,10 @@ namespace moe_cute {
 namespace {
 
 std::string shape_of(TensorView const& tensor) {
-  if (tensor.rank > TensorView::kMaxRank) return "a tensor of rank " + std::to_string(tensor.rank);
   std::string text = "[";
-  for (int dim = 0; dim < tensor.rank; ++dim) text += (dim ? ", " : "") + std::to_string(tensor.sizes[dim]);
-  return text + "]";
+  for (int dim = 0; dim < tensor.rank && dim < TensorView::kMaxRank; ++dim)
+    text += (dim ? ", " : "") + std::to_string(tensor.sizes[dim]);
+  return text + (tensor.rank > TensorView::kMaxRank ? ", ...]" : "]");
 }
 
 std::string device_of(TensorView const& tensor) {
@@ -46,7 +46,8 @@ void expect_device(char const* name, TensorView const& tensor, TensorView const&
 }
 
 void expect_index(char const* name, TensorView const& tensor) {
-  if (!is_index(tensor.type)) throw ArgumentError(name, std::string("of dtype ") + type_name_of(tensor), "int32 or int64", true);
+  if (!is_index(tensor.type))
+    throw ArgumentError(name, std::string("of dtype ") + type_name_of(tensor), "int32 or int64", true);
 }
 
 struct Extent {  // bytes, [first, last)
@@ -117,18 +118,21 @@ void check_output(Call const& call, int64_t tokens, int64_t hidden) {
   expect_shape("output", output, tokens, hidden, "[tokens, hidden]");
   bool const same = output.type == input.type;
   bool const widened = output.type == Type::kFloat32 && input.type != Type::kFloat64;
-  bool const narrowed = input.type == Type::kFloat32 && (output.type == Type::kFloat16 || output.type == Type::kBFloat16);
+  bool const narrowed =
+      input.type == Type::kFloat32 && (output.type == Type::kFloat16 || output.type == Type::kBFloat16);
   if (!is_floating(output.type) || !(same || widened || narrowed)) {
-    std::string const allowed = input.type == Type::kFloat64   ? "float64, as the input"
-                                : input.type == Type::kFloat32 ? "float32 as the input, float16 or bfloat16"
-                                                               : std::string(type_name_of(input)) + " as the input, or float32";
+    std::string const allowed = input.type == Type::kFloat64 ? "float64, as the input"
+                                : input.type == Type::kFloat32
+                                    ? "float32 as the input, float16 or bfloat16"
+                                    : std::string(type_name_of(input)) + " as the input, or float32";
     throw ArgumentError("output", std::string("of dtype ") + type_name_of(output), allowed, true);
   }
   if (overlaps_itself(output)) {
     throw ArgumentError("output", "a tensor whose elements share memory (an expanded or overlapping view)",
                         "one place in memory for each element");
   }
-  if (may_overlap(input, output)) throw ArgumentError("output", "in memory that the input also uses", "memory of its own");
+  if (may_overlap(input, output))
+    throw ArgumentError("output", "in memory that the input also uses", "memory of its own");
 }
 
 void check_topk_matrix(char const* name, TensorView const& matrix, Call const& call, int64_t tokens, int64_t topk) {
@@ -182,7 +186,8 @@ void check_num_tokens(Call const& call) {
   expect_device("num_tokens", count, call.input);
   int64_t elements = count.rank <= TensorView::kMaxRank ? 1 : 0;
   for (int dim = 0; dim < count.rank && dim < TensorView::kMaxRank; ++dim) elements *= count.sizes[dim];
-  if (elements != 1) throw ArgumentError("num_tokens", "of shape " + shape_of(count), "one element");
+  if (elements != 1)
+    throw ArgumentError("num_tokens", "of shape " + shape_of(count), "one element, of at most 3 dimensions");
   if (count.type != Type::kInt32) {
     throw ArgumentError("num_tokens", std::string("of dtype ") + type_name_of(count), "int32", true);
   }
@@ -204,7 +209,8 @@ bool is_empty(TensorView const& tensor) {
 DType dtype_of(Type type) { return static_cast<DType>(type); }
 
 char const* name_of(Type type) {
-  static constexpr char const* kNames[] = {"float16", "bfloat16", "float32", "float64", "int32", "int64", "another kind"};
+  static constexpr char const* kNames[] = {"float16", "bfloat16", "float32",     "float64",
+                                           "int32",   "int64",    "another kind"};
   return kNames[static_cast<int>(type)];
 }
 

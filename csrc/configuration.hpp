@@ -33,8 +33,6 @@ struct Configuration {
   static_assert(kHidden % kVectorWidth == 0, "a specialised hidden size is a whole number of vectors");
 };
 
-constexpr int element_bytes(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
+constexpr int element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
 }  // namespace moe_cute

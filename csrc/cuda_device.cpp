@@ -49,8 +49,8 @@ Machine const& cuda_machine(int32_t device) {
   if (machine.multiprocessors == 0) {
     machine.backend = Backend::kCuda;
     machine.instruction_set = InstructionSet::kNone;
-    machine.architecture =
-        attribute(cudaDevAttrComputeCapabilityMajor, device) * 10 + attribute(cudaDevAttrComputeCapabilityMinor, device);
+    machine.architecture = attribute(cudaDevAttrComputeCapabilityMajor, device) * 10 +
+                           attribute(cudaDevAttrComputeCapabilityMinor, device);
     machine.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   }
   last = &machine;
@@ -85,7 +85,9 @@ char const* cuda_driver_version() {
 }
 #else
 Machine const& cuda_machine(int32_t) {
-  throw std::runtime_error("input is on a CUDA device, but this build of moe_cute has no CUDA part; `python -m moe_cute doctor` tells what to install");
+  throw std::runtime_error(
+      "input is on a CUDA device, but this build of moe_cute has no CUDA part; `python -m moe_cute doctor` tells what "
+      "to install");
 }
 CudaDeviceGuard::CudaDeviceGuard(int32_t) {}
 CudaDeviceGuard::~CudaDeviceGuard() {}

@@ -1,4 +1,5 @@
-// What this project asks of the CUDA runtime outside its kernels. In a build without CUDA every question has the answer no.
+// What this project asks of the CUDA runtime outside its kernels. In a build without CUDA every question has the answer
+// no.
 #pragma once
 
 #include <cstdint>

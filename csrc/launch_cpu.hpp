@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "instruction_set_body.hpp"
 #include "launch.hpp"
 #include "sum_reduce.hpp"
 
@@ -32,43 +33,21 @@ struct Work {
   int64_t hidden;
   int64_t whole_vectors;  // elements of a row that vectors cover
   int64_t pieces_per_row;
-};
 
-template <class C>
-__attribute__((always_inline)) inline void sum_pieces(Work<C> const& work, int64_t begin, int64_t end) {
-  for (int64_t piece = begin; piece < end; ++piece) {
-    int64_t const token = piece / work.pieces_per_row;
-    int64_t hidden = piece % work.pieces_per_row * kPieceOfRow;
-    int64_t const piece_end = std::min(hidden + kPieceOfRow, work.hidden);
-    int64_t const vectors_end = std::min(piece_end, work.whole_vectors);
-    for (; hidden < vectors_end; hidden += C::kVectorWidth) {
-      sum_reduce_vector(work.operands, place_of(work.operands, token, hidden));
+  static void run(int64_t begin, int64_t end, Work const& work) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      int64_t const token = piece / work.pieces_per_row;
+      int64_t hidden = piece % work.pieces_per_row * kPieceOfRow;
+      int64_t const piece_end = std::min(hidden + kPieceOfRow, work.hidden);
+      int64_t const vectors_end = std::min(piece_end, work.whole_vectors);
+      for (; hidden < vectors_end; hidden += C::kVectorWidth) {
+        sum_reduce_vector(work.operands, place_of(work.operands, token, hidden));
+      }
+      for (; hidden < piece_end; ++hidden) sum_reduce_vector(work.single, place_of(work.single, token, hidden));
     }
-    for (; hidden < piece_end; ++hidden) sum_reduce_vector(work.single, place_of(work.single, token, hidden));
+    finish_streaming_stores();
   }
-}
-
-// `flatten` pulls every callee in here, so that the instruction set named on the function reaches the whole body, and
-// no shared inline function is ever compiled for a processor that the machine may not have.
-template <class C, InstructionSet kInstructionSet>
-struct Body;
-
-#define MOE_CUTE_CPU_BODY(INSTRUCTION_SET, ATTRIBUTES)                       \
-  template <class C>                                                         \
-  struct Body<C, INSTRUCTION_SET> {                                          \
-    ATTRIBUTES static void run(int64_t begin, int64_t end, void* work) {     \
-      sum_pieces(*static_cast<Work<C> const*>(work), begin, end);            \
-    }                                                                        \
-  };
-
-MOE_CUTE_CPU_BODY(InstructionSet::kBaseline, __attribute__((flatten, noinline)))
-#if defined(__x86_64__)
-MOE_CUTE_CPU_BODY(InstructionSet::kAvx2, __attribute__((flatten, noinline, target("avx2,fma,f16c"))))
-MOE_CUTE_CPU_BODY(InstructionSet::kAvx512,
-                  __attribute__((flatten, noinline,
-                                 target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))))
-#endif
-#undef MOE_CUTE_CPU_BODY
+};
 
 }  // namespace cpu
 
@@ -76,8 +55,7 @@ template <class C, InstructionSet kInstructionSet>
 char const* launch_cpu(SumReduceArguments const& call, LaunchShape const& shape) {
   bool const contiguous_rows = call.input_hidden_stride == 1 && call.output_hidden_stride == 1 &&
                                (call.shared == nullptr || call.shared_hidden_stride == 1);
-  int64_t const tokens =
-      call.live_tokens ? std::clamp<int64_t>(*call.live_tokens, 0, call.tokens) : call.tokens;
+  int64_t const tokens = call.live_tokens ? std::clamp<int64_t>(*call.live_tokens, 0, call.tokens) : call.tokens;
 
   cpu::Work<C> work{operands_of<C>(call), operands_of<typename cpu::Work<C>::Single>(call), call.hidden, 0, 0};
   work.whole_vectors = contiguous_rows ? call.hidden / C::kVectorWidth * C::kVectorWidth : 0;
@@ -87,7 +65,7 @@ char const* launch_cpu(SumReduceArguments const& call, LaunchShape const& shape)
 
   int64_t const elements_per_piece = std::max<int64_t>(1, std::min(call.hidden, cpu::kPieceOfRow) * call.topk);
   int64_t const grain = std::max<int64_t>(1, cpu::kElementsPerTask / elements_per_piece);
-  shape.parallel_for(tokens * work.pieces_per_row, grain, cpu::Body<C, kInstructionSet>::run, &work);
+  shape.parallel_for(tokens * work.pieces_per_row, grain, cpu::Compiled<cpu::Work<C>, kInstructionSet>::run, &work);
   return nullptr;
 }
 

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 #include <cutlass/fast_math.h>
 
+#include "dependent_launch.cuh"
 #include "launch.hpp"
 #include "sum_reduce.hpp"
 
@@ -13,9 +14,9 @@ namespace moe_cute {
 
 struct Grid {
   cutlass::FastDivmod vectors_per_row;  // unused where the hidden size is a constant
-  int32_t vectors;      // of this launch
-  int32_t stride;       // threads of this launch
-  int32_t first_token;  // of this launch in the call
+  int32_t vectors;                      // of this launch
+  int32_t stride;                       // threads of this launch
+  int32_t first_token;                  // of this launch in the call
   bool prefetch;
 };
 
@@ -26,19 +27,12 @@ template <class C>
 inline constexpr int kMaxThreads = C::kEpilogue == Epilogue::kPlain ? 512 : 256;
 
 template <class C>
-inline constexpr int kMinBlocks = C::kEpilogue == Epilogue::kPlain ? 1 : 3;
+inline constexpr int kRowRegisters = kRowsInFlight<C> * C::kVectorWidth * int(sizeof(Element<C::kDType>)) / 4;
 
-__device__ __forceinline__ void allow_next_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
-__device__ __forceinline__ void wait_for_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
+template <class C>
+inline constexpr int kMinBlocks = C::kEpilogue == Epilogue::kPlain ? 1
+                                  : kRowRegisters<C> <= 24         ? 3
+                                                                   : 2;
 
 // Computes a value here and now: left to itself, the compiler computes addresses where they are used, after the wait.
 template <class Value>
@@ -46,16 +40,15 @@ __device__ __forceinline__ void compute_now(Value& value) {
   asm volatile("" : "+l"(value));
 }
 
-// Where K slots' rows begin, from the place in the input, or -1: guesses that are right unless the kernel before has just
-// written the indices. All are on their way before the first is used.
+// Where K slots' rows begin, from the place in the input, or -1: guesses that are right unless the kernel before has
+// just written the indices. All are on their way before the first is used.
 template <class C, int K>
 __device__ __forceinline__ void guess_offsets(Operands<C> const& operands, int64_t token, int first, int topk,
                                               int64_t (&offsets)[K]) {
   CUTE_UNROLL
   for (int k = 0; k < K; ++k) {
-    offsets[k] = first + k < topk
-                     ? (first + k) * (C::kHidden == kAny ? operands.input_topk_stride : int64_t(C::kHidden))
-                     : -1;
+    offsets[k] =
+        first + k < topk ? (first + k) * (C::kHidden == kAny ? operands.input_topk_stride : int64_t(C::kHidden)) : -1;
   }
   if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
     if (!operands.is_permuted) return;
@@ -79,16 +72,18 @@ __device__ __forceinline__ void prefetch_slots(void const* data, int64_t element
   if (data) prefetch_line(static_cast<char const*>(data) + element * bytes);
 }
 
-// One lane of each 128-byte line asks for it, in every row, and for what the token's slots and shared row hold: while the
-// kernel before drains, they come in. No value is used, so it is safe before the wait.
+// One lane of each 128-byte line asks for it, in every row, and for what the token's slots and shared row hold: while
+// the kernel before drains, they come in. No value is used, so it is safe before the wait.
 template <class C>
 __device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Place<C> const& place) {
   constexpr int K = kRowsInFlight<C>;
   if ((reinterpret_cast<uintptr_t>(place.input) & 127) >= sizeof(Element<C::kDType>) * C::kVectorWidth) return;
   if constexpr (C::kEpilogue != Epilogue::kPlain) {
     int64_t const token = place.token;
-    prefetch_slots(operands.weights.data, token * operands.weights.token_stride, operands.weights.is_float32 ? 4 : int(sizeof(Element<C::kDType>)));
-    prefetch_slots(operands.shared, token * operands.shared_token_stride + place.hidden, element_bytes(operands.output_dtype));
+    prefetch_slots(operands.weights.data, token * operands.weights.token_stride,
+                   operands.weights.is_float32 ? 4 : int(sizeof(Element<C::kDType>)));
+    prefetch_slots(operands.shared, token * operands.shared_token_stride + place.hidden,
+                   element_bytes(operands.output_dtype));
   }
   int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
   for (int first = 0; first < topk; first += K) {
@@ -96,7 +91,8 @@ __device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Plac
     guess_offsets(operands, place.token, first, topk, offsets);
     CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
-      if ((C::kEpilogue < Epilogue::kPermuted && C::kTopK == K) || offsets[k] >= 0) prefetch_line(place.input + offsets[k]);
+      if ((C::kEpilogue < Epilogue::kPermuted && C::kTopK == K) || offsets[k] >= 0)
+        prefetch_line(place.input + offsets[k]);
     }
   }
 }
@@ -107,7 +103,9 @@ __device__ __forceinline__ int32_t live_vectors(Operands<C> const& operands, Gri
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
     if (operands.live_tokens) {
       int32_t const vectors_per_row = grid.vectors_per_row.divisor;
-      return min(max(*operands.live_tokens - grid.first_token, 0), grid.vectors / vectors_per_row) * vectors_per_row;
+      int64_t const live = int64_t(*operands.live_tokens) - grid.first_token;
+      int64_t const tokens = grid.vectors / vectors_per_row;
+      return static_cast<int32_t>(min(max(live, int64_t(0)), tokens)) * vectors_per_row;
     }
   }
   return grid.vectors;
@@ -165,7 +163,8 @@ cudaError_t launch_part(Operands<C> const& operands, int64_t first_token, int64_
   int const threads = std::min(shape.threads, kMaxThreads<C>);
   int64_t blocks = (grid.vectors + threads - 1) / threads;
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
-    if (operands.live_tokens) blocks = std::min(blocks, int64_t(shape.multiprocessors) * kMinBlocks<C> * kMaxThreads<C> / threads);
+    if (operands.live_tokens)
+      blocks = std::min(blocks, int64_t(shape.multiprocessors) * kMinBlocks<C> * kMaxThreads<C> / threads);
   }
   grid.stride = static_cast<int32_t>(blocks * threads);
 

@@ -20,10 +20,10 @@
 namespace moe_cute {
 
 template <DType kDType> struct ElementOf;
-template <> struct ElementOf<DType::kFloat16>  { using type = cutlass::half_t; };
+template <> struct ElementOf<DType::kFloat16> { using type = cutlass::half_t; };
 template <> struct ElementOf<DType::kBFloat16> { using type = cutlass::bfloat16_t; };
-template <> struct ElementOf<DType::kFloat32>  { using type = float; };
-template <> struct ElementOf<DType::kFloat64>  { using type = double; };
+template <> struct ElementOf<DType::kFloat32> { using type = float; };
+template <> struct ElementOf<DType::kFloat64> { using type = double; };
 
 template <DType kDType> using Element = typename ElementOf<kDType>::type;
 template <class T> struct AccumulatorOf { using type = float; };
@@ -43,12 +43,11 @@ CUTE_HOST_DEVICE To bit_cast(From from) {
 inline float half_bits_to_float(uint16_t half) {
   uint32_t const sign = uint32_t(half & 0x8000u) << 16;
   uint32_t const exponent_and_fraction = uint32_t(half & 0x7fffu) << 13;
-  uint32_t const normal = exponent_and_fraction + (112u << 23);            // bias 15 -> bias 127
-  uint32_t const special = exponent_and_fraction | 0x7f800000u;            // infinity and NaN
-  float const subnormal = float(int32_t(half & 0x03ffu)) * 0x1p-24f;       // a normal float
+  uint32_t const normal = exponent_and_fraction + (112u << 23);       // bias 15 -> bias 127
+  uint32_t const special = exponent_and_fraction | 0x7f800000u;       // infinity and NaN
+  float const subnormal = float(int32_t(half & 0x03ffu)) * 0x1p-24f;  // a normal float
   uint32_t const exponent = half & 0x7c00u;
-  uint32_t const magnitude =
-      exponent == 0 ? bit_cast<uint32_t>(subnormal) : exponent == 0x7c00u ? special : normal;
+  uint32_t const magnitude = exponent == 0 ? bit_cast<uint32_t>(subnormal) : exponent == 0x7c00u ? special : normal;
   return bit_cast<float>(sign | magnitude);
 }
 

@@ -91,9 +91,9 @@ Operands<C> operands_of(SumReduceArguments const& call, int64_t first_token = 0,
     operands.expert_map_stride = call.expert_map_stride;
     operands.experts = call.experts;
     operands.rows = call.rows;
-    operands.shared = call.shared ? static_cast<char const*>(call.shared) +
-                                        (first_token * call.shared_token_stride + first_hidden * call.shared_hidden_stride) *
-                                            element_bytes(call.output_dtype)
+    operands.shared = call.shared ? static_cast<char const*>(call.shared) + (first_token * call.shared_token_stride +
+                                                                             first_hidden * call.shared_hidden_stride) *
+                                                                                element_bytes(call.output_dtype)
                                   : nullptr;
     operands.shared_token_stride = call.shared_token_stride;
     operands.shared_hidden_stride = call.shared_hidden_stride;

@@ -1,4 +1,5 @@
-// The operators torch.ops.moe_cute.sum_reduce and sum_reduce_out, over torch's stable ABI.
+// The operators torch.ops.moe_cute.sum_reduce and sum_reduce_out, and those of their gradients, over torch's stable
+// ABI.
 #include <dlfcn.h>
 
 #include <optional>
@@ -8,14 +9,15 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "gradient_run.hpp"
 #include "host_threads.hpp"
 #include "run.hpp"
 
 namespace moe_cute {
 namespace {
 
-using torch::stable::Tensor;
 using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
 
 Type type_of(ScalarType dtype) {
   switch (dtype) {
@@ -46,7 +48,8 @@ TensorView view_of(Tensor const& tensor) {
 
 TensorView view_of(std::optional<Tensor> const& tensor) { return tensor ? view_of(*tensor) : TensorView{}; }
 
-// In libtorch_cuda, which a machine without CUDA does not have: looked for at run time, in the library that torch loaded.
+// In libtorch_cuda, which a machine without CUDA does not have: looked for at run time, in the library that torch
+// loaded.
 void* current_cuda_stream(int32_t device) {
   using Get = AOTITorchError (*)(int32_t, void**);
   static Get const get = [] {
@@ -59,30 +62,60 @@ void* current_cuda_stream(int32_t device) {
   return stream;
 }
 
-void sum_reduce_out(Tensor input, Tensor output, double routed_scaling_factor, std::optional<Tensor> topk_weights,
-                    std::optional<Tensor> topk_ids, std::optional<Tensor> expert_map, std::optional<Tensor> inv_permuted_idx,
-                    std::optional<Tensor> shared_output, std::optional<Tensor> num_tokens,
-                    std::optional<std::string> variant, bool pdl) {
-  Call call{view_of(input),     view_of(output),           view_of(topk_weights),  view_of(topk_ids),
-            view_of(expert_map), view_of(inv_permuted_idx), view_of(shared_output), view_of(num_tokens),
-            routed_scaling_factor};
+RunOptions options_for(TensorView const& tensor) {
   RunOptions options;
+  options.parallel_for = on_torch_threads;
+  if (tensor.device == Device::kCuda) options.stream = current_cuda_stream(tensor.device_index);
+  return options;
+}
+
+void sum_reduce_out(Tensor input, Tensor output, double routed_scaling_factor, std::optional<Tensor> topk_weights,
+                    std::optional<Tensor> topk_ids, std::optional<Tensor> expert_map,
+                    std::optional<Tensor> inv_permuted_idx, std::optional<Tensor> shared_output,
+                    std::optional<Tensor> num_tokens, std::optional<std::string> variant, bool pdl) {
+  Call call{view_of(input),         view_of(output),     view_of(topk_weights),
+            view_of(topk_ids),      view_of(expert_map), view_of(inv_permuted_idx),
+            view_of(shared_output), view_of(num_tokens), routed_scaling_factor};
+  RunOptions options = options_for(call.input);
   options.variant = variant ? variant->c_str() : nullptr;
   options.programmatic_dependent_launch = pdl;
-  options.parallel_for = on_torch_threads;
-  if (call.input.device == Device::kCuda) options.stream = current_cuda_stream(call.input.device_index);
   run(call, options);
 }
 
-Tensor sum_reduce(Tensor input, double routed_scaling_factor, std::optional<Tensor> topk_weights, std::optional<Tensor> topk_ids,
-                  std::optional<Tensor> expert_map, std::optional<Tensor> inv_permuted_idx, std::optional<Tensor> shared_output,
-                  std::optional<Tensor> num_tokens, std::optional<ScalarType> out_dtype, std::optional<std::string> variant,
-                  bool pdl) {
-  STD_TORCH_CHECK(input.dim() >= 2, "input: was of rank ", input.dim(), "; allowed: [tokens, topk, hidden], or [rows, hidden] with inv_permuted_idx");
+Tensor sum_reduce(Tensor input, double routed_scaling_factor, std::optional<Tensor> topk_weights,
+                  std::optional<Tensor> topk_ids, std::optional<Tensor> expert_map,
+                  std::optional<Tensor> inv_permuted_idx, std::optional<Tensor> shared_output,
+                  std::optional<Tensor> num_tokens, std::optional<ScalarType> out_dtype,
+                  std::optional<std::string> variant, bool pdl) {
+  STD_TORCH_CHECK(input.dim() >= 2, "input: was of rank ", input.dim(),
+                  "; allowed: [tokens, topk, hidden], or [rows, hidden] with inv_permuted_idx");
   int64_t const tokens = inv_permuted_idx ? inv_permuted_idx->size(0) : input.size(0);
   Tensor output = torch::stable::new_empty(input, {tokens, input.size(input.dim() - 1)}, out_dtype);
-  sum_reduce_out(input, output, routed_scaling_factor, topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output,
-                 num_tokens, variant, pdl);
+  sum_reduce_out(input, output, routed_scaling_factor, topk_weights, topk_ids, expert_map, inv_permuted_idx,
+                 shared_output, num_tokens, variant, pdl);
+  return output;
+}
+
+Tensor slot_dot(Tensor grad, Tensor input, Tensor row_of_slot, double scale) {
+  STD_TORCH_CHECK(row_of_slot.dim() == 2, "row_of_slot: was of rank ", row_of_slot.dim(), "; allowed: [tokens, topk]");
+  bool const wide = input.scalar_type() == ScalarType::Double;
+  Tensor products = torch::stable::new_empty(input, {row_of_slot.size(0), row_of_slot.size(1)},
+                                             wide ? ScalarType::Double : ScalarType::Float);
+  SlotDotCall const call{view_of(grad), view_of(input), view_of(row_of_slot), scale, view_of(products)};
+  run(call, options_for(call.grad));
+  return products;
+}
+
+Tensor row_sum(Tensor grad, Tensor row_of_slot, Tensor slot_order, Tensor first_slot, double scale,
+               std::optional<Tensor> topk_weights, ScalarType out_dtype) {
+  STD_TORCH_CHECK(grad.dim() == 2, "grad: was of rank ", grad.dim(), "; allowed: [tokens, hidden]");
+  STD_TORCH_CHECK(first_slot.dim() == 1 && first_slot.size(0) > 0, "first_slot: was of rank ", first_slot.dim(),
+                  ", or empty; allowed: [rows + 1]");
+  Tensor output = torch::stable::new_empty(grad, {first_slot.size(0) - 1, grad.size(1)}, out_dtype);
+  RowSumCall const call{view_of(grad),       view_of(row_of_slot),  view_of(slot_order),
+                        view_of(first_slot), view_of(topk_weights), scale,
+                        view_of(output)};
+  run(call, options_for(call.grad));
   return output;
 }
 
@@ -97,16 +130,25 @@ STABLE_TORCH_LIBRARY(moe_cute, library) {
       "sum_reduce_out(Tensor input, Tensor(a!) output, float routed_scaling_factor=1.0, Tensor? topk_weights=None, "
       "Tensor? topk_ids=None, Tensor? expert_map=None, Tensor? inv_permuted_idx=None, Tensor? shared_output=None, "
       "Tensor? num_tokens=None, *, str? variant=None, bool pdl=True) -> ()");
+  library.def("slot_dot(Tensor grad, Tensor input, Tensor row_of_slot, float scale) -> Tensor");
+  library.def(
+      "row_sum(Tensor grad, Tensor row_of_slot, Tensor slot_order, Tensor first_slot, float scale, Tensor? "
+      "topk_weights, "
+      "ScalarType out_dtype) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(moe_cute, CPU, library) {
   library.impl("sum_reduce", TORCH_BOX(&sum_reduce));
   library.impl("sum_reduce_out", TORCH_BOX(&sum_reduce_out));
+  library.impl("slot_dot", TORCH_BOX(&slot_dot));
+  library.impl("row_sum", TORCH_BOX(&row_sum));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(moe_cute, CUDA, library) {
   library.impl("sum_reduce", TORCH_BOX(&sum_reduce));
   library.impl("sum_reduce_out", TORCH_BOX(&sum_reduce_out));
+  library.impl("slot_dot", TORCH_BOX(&slot_dot));
+  library.impl("row_sum", TORCH_BOX(&row_sum));
 }
 
 }  // namespace moe_cute

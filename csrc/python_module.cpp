@@ -26,9 +26,13 @@ Type type_of(dlpack::DataType dtype) {
   if (dtype.lanes != 1) return Type::kOther;
   if (dtype.code == dlpack::kBfloat && dtype.bits == 16) return Type::kBFloat16;
   if (dtype.code == dlpack::kFloat) {
-    return dtype.bits == 16 ? Type::kFloat16 : dtype.bits == 32 ? Type::kFloat32 : dtype.bits == 64 ? Type::kFloat64 : Type::kOther;
+    return dtype.bits == 16   ? Type::kFloat16
+           : dtype.bits == 32 ? Type::kFloat32
+           : dtype.bits == 64 ? Type::kFloat64
+                              : Type::kOther;
   }
-  if (dtype.code == dlpack::kInt) return dtype.bits == 32 ? Type::kInt32 : dtype.bits == 64 ? Type::kInt64 : Type::kOther;
+  if (dtype.code == dlpack::kInt)
+    return dtype.bits == 32 ? Type::kInt32 : dtype.bits == 64 ? Type::kInt64 : Type::kOther;
   return Type::kOther;
 }
 
@@ -48,7 +52,13 @@ char const* name_of_other(dlpack::DataType dtype) {
     case dlpack::kComplex: return dtype.bits == 64 ? "complex64" : dtype.bits == 128 ? "complex128" : "complex32";
     case dlpack::kBool: return "bool";
     case dlpack::kInt: return dtype.bits == 8 ? "int8" : "int16";
-    case dlpack::kUInt: return dtype.bits == 8 ? "uint8" : dtype.bits == 16 ? "uint16" : dtype.bits == 32 ? "uint32" : "uint64";
+    case dlpack::kUInt:
+      return dtype.bits == 8 ? "uint8" : dtype.bits == 16 ? "uint16" : dtype.bits == 32 ? "uint32" : "uint64";
+    case dlpack::kFloat8E4m3fn: return "float8_e4m3fn";
+    case dlpack::kFloat8E4m3fnuz: return "float8_e4m3fnuz";
+    case dlpack::kFloat8E5m2: return "float8_e5m2";
+    case dlpack::kFloat8E5m2fnuz: return "float8_e5m2fnuz";
+    case dlpack::kFloat8E8m0fnu: return "float8_e8m0fnu";
     default: return "another kind";
   }
 }
@@ -86,7 +96,8 @@ TensorView view_of(PyObject* tensor, char const* name) {
     view.sizes[dim] = exported.shape[dim];
     view.strides[dim] = exported.strides[dim];
   }
-  if (exported.data == nullptr && !is_empty(view)) throw ArgumentError(name, "a tensor without memory", "one that has been computed");
+  if (exported.data == nullptr && !is_empty(view))
+    throw ArgumentError(name, "a tensor without memory", "one that has been computed");
   return view;
 }
 
@@ -125,8 +136,8 @@ Call call_of(PyObject* const* tensors, double scale, View const& view) {
           view(tensors[6], kTensorNames[6]), view(tensors[7], kTensorNames[7]), scale};
 }
 
-// sum_reduce(input, output, scale, pdl[, topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output, num_tokens,
-// variant[, threads, prefetch]]): the plain call passes four, the tuner all.
+// sum_reduce(input, output, scale, pdl[, topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output,
+// num_tokens, variant[, threads, prefetch]]): the plain call passes four, the tuner all.
 PyObject* sum_reduce(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
     if (count != 4 && count != 11 && count != 13) {
@@ -178,7 +189,9 @@ TensorView described_view(PyObject* description, char const*) {
     view.type = static_cast<Type>(at);
     if (std::string(type) == name_of(view.type)) break;
   }
-  view.device = std::string(device) == "cuda" ? Device::kCuda : std::string(device) == "cpu" ? Device::kCpu : Device::kOther;
+  view.device = std::string(device) == "cuda"  ? Device::kCuda
+                : std::string(device) == "cpu" ? Device::kCpu
+                                               : Device::kOther;
   view.rank = static_cast<int32_t>(PyTuple_Size(shape));
   for (int dim = 0; dim < view.rank && dim < TensorView::kMaxRank; ++dim) {
     view.sizes[dim] = PyLong_AsLongLong(PyTuple_GetItem(shape, dim));
@@ -192,15 +205,15 @@ PyObject* text_pair(std::string const& first, std::string const& second) {
   return Py_BuildValue("(ss)", first.c_str(), second.c_str());
 }
 
-// explain(descriptions of the eight tensors..., scale, architecture, multiprocessors) -> (name or None, threads, prefetch,
-// measured, [(refused name, reason)...]). An architecture of 0 asks the device itself.
+// explain(descriptions of the eight tensors..., scale, architecture, multiprocessors) -> (name or None, threads,
+// prefetch, measured, [(refused name, reason)...]). An architecture of 0 asks the device itself.
 PyObject* explain_call(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     PyObject* tensors[kTensors];
     double scale = 1;
     int architecture = 0, multiprocessors = 0;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOdii", &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4], &tensors[5],
-                          &tensors[6], &tensors[7], &scale, &architecture, &multiprocessors)) {
+    if (!PyArg_ParseTuple(args, "OOOOOOOOdii", &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4],
+                          &tensors[5], &tensors[6], &tensors[7], &scale, &architecture, &multiprocessors)) {
       return nullptr;
     }
     Call const call = call_of(tensors, scale, described_view);
@@ -244,11 +257,11 @@ PyObject* refusal_of(PyObject*, PyObject* args) {
 PyObject* list_variants(PyObject*, PyObject*) {
   PyObject* const list = PyList_New(0);
   for (Variant const& variant : variants()) {
-    PyObject* const row = Py_BuildValue(
-        "{s:s,s:s,s:s,s:i,s:i,s:i,s:s,s:s,s:N}", "name", variant.name, "backend", name_of(variant.backend), "dtype",
-        name_of(variant.dtype), "hidden", variant.hidden, "topk", variant.topk, "vector_width", variant.vector_width,
-        "instruction_set", name_of(variant.instruction_set), "epilogue", name_of(variant.epilogue), "built",
-        PyBool_FromLong(variant.launch != nullptr));
+    PyObject* const row = Py_BuildValue("{s:s,s:s,s:s,s:i,s:i,s:i,s:s,s:s,s:N}", "name", variant.name, "backend",
+                                        name_of(variant.backend), "dtype", name_of(variant.dtype), "hidden",
+                                        variant.hidden, "topk", variant.topk, "vector_width", variant.vector_width,
+                                        "instruction_set", name_of(variant.instruction_set), "epilogue",
+                                        name_of(variant.epilogue), "built", PyBool_FromLong(variant.launch != nullptr));
     PyList_Append(list, row);
     Py_DECREF(row);
   }
@@ -270,7 +283,8 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, "moe_cute._C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT, "moe_cute._C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 
 // torch must have been imported: this library is linked against it, and its tensors are what is read here.
 bool find_exchange_api() {
@@ -285,7 +299,8 @@ bool find_exchange_api() {
   Py_XDECREF(torch);
   if (exchange_api == nullptr) return false;
   if (exchange_api->header.major != dlpack::kMajorVersion || exchange_api->tensor_from_py_object == nullptr) {
-    PyErr_SetString(PyExc_ImportError, "moe_cute needs DLPack's C exchange interface, version 1, of torch 2.10 or newer");
+    PyErr_SetString(PyExc_ImportError,
+                    "moe_cute needs DLPack's C exchange interface, version 1, of torch 2.10 or newer");
     return false;
   }
   return true;

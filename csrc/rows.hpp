@@ -49,7 +49,8 @@ struct Rows {
     constexpr int kBits = kAccessBits<T, kVectorWidth>;
     static_assert(kBits == kVectorWidth * int(sizeof(T)) * 8, "a row's vector is one access");
     using Bits = cute::uint_bit_t<kBits>;
-    moe_cute::load_if<kBits>(wanted, reinterpret_cast<Bits const*>(address), cute::recast<Bits>(staged(cute::_, row))(0));
+    moe_cute::load_if<kBits>(wanted, reinterpret_cast<Bits const*>(address),
+                             cute::recast<Bits>(staged(cute::_, row))(0));
   }
   CUTE_HOST_DEVICE T operator()(int element, int row) const { return staged(element, row); }
 };

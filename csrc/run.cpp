@@ -24,8 +24,8 @@ ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine) {
   return {{kinds, call.tokens, call.topk, call.hidden, call.input_token_stride, call.input_topk_stride,
            call.input_hidden_stride, call.output_token_stride, call.output_hidden_stride, call.shared_token_stride,
            call.shared_hidden_stride, call.rows,
-           alignment(call.input) | alignment(call.output) << 8 | alignment(call.shared) << 16,
-           int64_t(machine.backend), machine.architecture, machine.multiprocessors}};
+           alignment(call.input) | alignment(call.output) << 8 | alignment(call.shared) << 16, int64_t(machine.backend),
+           machine.architecture, machine.multiprocessors}};
 }
 
 // Engines repeat a few shapes for ever: each thread remembers its latest choices. A slot that is taken is overwritten.
@@ -49,7 +49,9 @@ Choice choice_for(SumReduceArguments const& call, Machine const& machine, char c
   if (name != nullptr) {
     std::string refusal;
     Choice const choice = choose_by_name(name, call, machine, refusal);
-    if (choice.variant == nullptr) throw ArgumentError("variant", std::string(name) + ", but " + refusal, "one that moe_cute.explain does not refuse, or None");
+    if (choice.variant == nullptr)
+      throw ArgumentError("variant", std::string(name) + ", but " + refusal,
+                          "one that moe_cute.explain does not refuse, or None");
     return choice;
   }
   Choice const choice = remembered_choice(call, machine);
@@ -71,8 +73,8 @@ char const* launch_on_cuda(Call const& call, SumReduceArguments const& arguments
   CudaDeviceGuard const guard(call.input.device_index);
   LaunchShape shape;
   shape.threads = options.threads > 0 ? options.threads : choice.threads;
-  shape.programmatic_dependent_launch = options.programmatic_dependent_launch && machine.architecture >= 90 &&
-                                        previous_kernel_triggers(options.stream);
+  shape.programmatic_dependent_launch =
+      options.programmatic_dependent_launch && machine.architecture >= 90 && previous_kernel_triggers(options.stream);
   // Asking early for cache lines is worth its instructions only while another kernel is still running.
   shape.prefetch = shape.programmatic_dependent_launch && (options.threads > 0 ? options.prefetch : choice.prefetch);
   shape.multiprocessors = machine.multiprocessors;

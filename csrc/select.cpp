@@ -15,7 +15,8 @@ Epilogue needed_epilogue(SumReduceArguments const& call) {
   return call.weights.data || call.shared ? Epilogue::kWeighted : Epilogue::kPlain;
 }
 
-// ---- launch: which width and block are preferred ---------------------------------------------------------------------
+// ---- launch: which width and block are preferred
+// ---------------------------------------------------------------------
 
 struct Preference {
   int vector_width;
@@ -37,17 +38,19 @@ Preference heuristic(SumReduceArguments const& call, Machine const& machine) {
   return {std::max(1, (wide ? 16 : 8) / bytes), large_blocks ? 256 : 128, prefetch, false};
 }
 
-// The rule whose epilogue and topk are nearest. Steps are compared by the elements read, so that a ladder serves the topk
-// beside its own; an epilogue without measurements follows the plain sum's.
+// The rule whose epilogue and topk are nearest. Steps are compared by the elements read, so that a ladder serves the
+// topk beside its own; an epilogue without measurements follows the plain sum's.
 Preference preferred(SumReduceArguments const& call, Machine const& machine) {
   LaunchRule const* best = nullptr;
   auto const distance = [&](LaunchRule const& rule) {
-    return std::make_tuple(rule.epilogue != needed_epilogue(call), std::abs(int64_t(rule.topk) - call.topk), rule.output_elements);
+    return std::make_tuple(rule.epilogue != needed_epilogue(call), std::abs(int64_t(rule.topk) - call.topk),
+                           rule.output_elements);
   };
   for (LaunchRule const& rule : launch_rules()) {
     if (rule.architecture != machine.architecture || rule.dtype != call.input_dtype) continue;
     if (rule.epilogue != needed_epilogue(call) && rule.epilogue != Epilogue::kPlain) continue;
-    double const elements = double(call.tokens) * call.hidden * std::max<int64_t>(call.topk, 1) / std::max(rule.topk, 1);
+    double const elements =
+        double(call.tokens) * call.hidden * std::max<int64_t>(call.topk, 1) / std::max(rule.topk, 1);
     if (elements > double(rule.output_elements)) continue;
     if (best == nullptr || distance(rule) < distance(*best)) best = &rule;
   }
@@ -60,17 +63,18 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine) {
 std::string number(int64_t value) { return std::to_string(value); }
 
 // Why vectors of `bytes` cannot start at every row of a tensor; empty if they can.
-std::string misalignment(char const* name, void const* data, int element_bytes, int bytes, int64_t rows, int64_t row_stride,
-                         int64_t topk, int64_t topk_stride, int64_t hidden_stride) {
+std::string misalignment(char const* name, void const* data, int element_bytes, int bytes, int64_t rows,
+                         int64_t row_stride, int64_t topk, int64_t topk_stride, int64_t hidden_stride) {
   if (hidden_stride != 1) return std::string(name) + "'s hidden stride is " + number(hidden_stride) + ", not 1";
   int64_t const past = reinterpret_cast<uintptr_t>(data) % bytes;
   if (past != 0) return std::string(name) + " starts " + number(past) + " bytes past a multiple of " + number(bytes);
   if (rows > 1 && row_stride * element_bytes % bytes != 0) {
-    return std::string(name) + "'s rows are " + number(row_stride * element_bytes) + " bytes apart, not a multiple of " + number(bytes);
+    return std::string(name) + "'s rows are " + number(row_stride * element_bytes) +
+           " bytes apart, not a multiple of " + number(bytes);
   }
   if (topk > 1 && topk_stride * element_bytes % bytes != 0) {
-    return std::string(name) + "'s topk rows are " + number(topk_stride * element_bytes) + " bytes apart, not a multiple of " +
-           number(bytes);
+    return std::string(name) + "'s topk rows are " + number(topk_stride * element_bytes) +
+           " bytes apart, not a multiple of " + number(bytes);
   }
   return {};
 }
@@ -104,13 +108,16 @@ std::string refuse(Variant const& variant, SumReduceArguments const& call, Machi
   }
   if (variant.launch == nullptr) return "this build does not contain it";
   if (variant.instruction_set > machine.instruction_set) {
-    return std::string("it needs ") + name_of(variant.instruction_set) + ", this processor has " + name_of(machine.instruction_set);
+    return std::string("it needs ") + name_of(variant.instruction_set) + ", this processor has " +
+           name_of(machine.instruction_set);
   }
   if (variant.epilogue < needed_epilogue(call)) {
     return std::string("the call needs the ") + name_of(needed_epilogue(call)) + " epilogue";
   }
-  if (variant.epilogue != Epilogue::kRouted && call.input_dtype != call.output_dtype) return "it stores the input's dtype";
-  if (variant.topk != kAny && variant.topk != call.topk) return "topk is " + number(call.topk) + ", not " + number(variant.topk);
+  if (variant.epilogue != Epilogue::kRouted && call.input_dtype != call.output_dtype)
+    return "it stores the input's dtype";
+  if (variant.topk != kAny && variant.topk != call.topk)
+    return "topk is " + number(call.topk) + ", not " + number(variant.topk);
   if (variant.hidden != kAny && variant.hidden != call.hidden) {
     return "hidden size is " + number(call.hidden) + ", not " + number(variant.hidden);
   }
@@ -121,7 +128,8 @@ std::string refuse(Variant const& variant, SumReduceArguments const& call, Machi
   return {};
 }
 
-// ---- order of preference ---------------------------------------------------------------------------------------------
+// ---- order of preference
+// ---------------------------------------------------------------------------------------------
 
 int log2_of(int width) {
   int log = 0;
@@ -129,14 +137,16 @@ int log2_of(int width) {
   return log;
 }
 
-// Variants of this backend and dtype that are not made for another topk or hidden size, the preferred first; the table's
-// own order decides among equals.
-std::vector<Variant const*> candidates(SumReduceArguments const& call, Machine const& machine, Preference const& preference) {
+// Variants of this backend and dtype that are not made for another topk or hidden size, the preferred first; the
+// table's own order decides among equals.
+std::vector<Variant const*> candidates(SumReduceArguments const& call, Machine const& machine,
+                                       Preference const& preference) {
   std::vector<Variant const*> order;
   for (Variant const& variant : variants()) {
     bool const for_other_sizes = (variant.topk != kAny && variant.topk != call.topk) ||
                                  (variant.hidden != kAny && variant.hidden != call.hidden);
-    if (variant.backend == machine.backend && variant.dtype == call.input_dtype && !for_other_sizes) order.push_back(&variant);
+    if (variant.backend == machine.backend && variant.dtype == call.input_dtype && !for_other_sizes)
+      order.push_back(&variant);
   }
   auto const rank = [&](Variant const* variant) {
     int const distance = variant->backend == Backend::kCpu
@@ -174,7 +184,8 @@ Choice choose(SumReduceArguments const& call, Machine const& machine) {
   return explain(call, machine, refusals);
 }
 
-Choice choose_by_name(std::string const& name, SumReduceArguments const& call, Machine const& machine, std::string& refusal) {
+Choice choose_by_name(std::string const& name, SumReduceArguments const& call, Machine const& machine,
+                      std::string& refusal) {
   for (Variant const& variant : variants()) {
     if (name != variant.name) continue;
     refusal = refuse(variant, call, machine);

@@ -11,8 +11,8 @@ namespace moe_cute {
 // The machine a call runs on: a CUDA device, or this host.
 struct Machine {
   Backend backend = Backend::kCpu;
-  int architecture = 0;     // CUDA: 90 for sm_90
-  int multiprocessors = 0;  // CUDA
+  int architecture = 0;                                        // CUDA: 90 for sm_90
+  int multiprocessors = 0;                                     // CUDA
   InstructionSet instruction_set = InstructionSet::kBaseline;  // CPU: the best it has
 };
 
@@ -37,7 +37,8 @@ Choice choose(SumReduceArguments const& call, Machine const& machine);
 Choice explain(SumReduceArguments const& call, Machine const& machine, std::vector<Refusal>& refusals);
 
 // The variant of that name, if it accepts the call; else `refusal` says why not.
-Choice choose_by_name(std::string const& name, SumReduceArguments const& call, Machine const& machine, std::string& refusal);
+Choice choose_by_name(std::string const& name, SumReduceArguments const& call, Machine const& machine,
+                      std::string& refusal);
 
 char const* name_of(InstructionSet instruction_set);
 char const* name_of(Epilogue epilogue);

@@ -14,7 +14,7 @@ CUTE_HOST_DEVICE void load_slots(T const* row, int64_t topk_stride, bool wide, i
 #if defined(__CUDA_ARCH__)
   constexpr int kNeighbours = kSlotNeighbours<K, T>;
   if (kNeighbours > 1 && wide) {
-    using Bits = cute::uint_bit_t<kNeighbours * int(sizeof(T)) * 8>;
+    using Bits = cute::uint_bit_t<kNeighbours* int(sizeof(T)) * 8>;
     CUTE_UNROLL
     for (int k = 0; k < K; k += kNeighbours) {
       *reinterpret_cast<Bits*>(values + k) = *reinterpret_cast<Bits const*>(row + first + k);
@@ -33,7 +33,8 @@ CUTE_HOST_DEVICE void load_slots(T const* row, int64_t topk_stride, bool wide, i
 
 // Widened to int64 whatever the storage.
 template <int K>
-CUTE_HOST_DEVICE void load_indices(IndexMatrix const& matrix, int64_t token, int first, int topk, int64_t (&values)[K]) {
+CUTE_HOST_DEVICE void load_indices(IndexMatrix const& matrix, int64_t token, int first, int topk,
+                                   int64_t (&values)[K]) {
   int64_t const row = token * matrix.token_stride;
   if (matrix.is_int64) {
     load_slots(static_cast<int64_t const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, values);
@@ -67,8 +68,8 @@ CUTE_HOST_DEVICE Place<C> place_of(Operands<C> const& operands, int64_t token, i
   if constexpr (C::kEpilogue >= Epilogue::kPermuted) is_permuted = operands.is_permuted;
   int64_t const column = hidden * (C::kVectorWidth == 1 ? operands.input_hidden_stride : 1);
   return {operands.input + (is_permuted ? 0 : token * operands.input_token_stride) + column,
-          token * operands.output_token_stride + hidden * (C::kVectorWidth == 1 ? operands.output_hidden_stride : 1), token,
-          hidden};
+          token * operands.output_token_stride + hidden * (C::kVectorWidth == 1 ? operands.output_hidden_stride : 1),
+          token, hidden};
 }
 
 // The rows that K slots of a token read, from slot `first` on.

@@ -76,7 +76,8 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> co
       for (int v = 0; v < V; ++v) {
         A const term = to_accumulator(rows(v, k));
         A const added = C::kEpilogue == Epilogue::kPlain ? sum(v) + term : fma_rn(weight, term, sum(v));
-        sum(v) = kWholeChunks || first + k < topk ? added : sum(v);  // a skipped slot adds zero, one past the last nothing
+        sum(v) =
+            kWholeChunks || first + k < topk ? added : sum(v);  // a skipped slot adds zero, one past the last nothing
       }
     }
   }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from generator import gradient
 from generator.notice import NOTICE, seal
 from generator.spec import Spec
 from generator.tuning import LaunchRule
@@ -13,22 +14,26 @@ from generator.vocabulary import DTYPES, EPILOGUES, INSTRUCTION_SETS
 
 TABLE = "variants.cpp"
 MANIFEST = "manifest.json"
+GRADIENTS = ("gradients_cuda.cu", "gradients_cpu.cpp")
 
 
 def file_names(variants: list[Variant]) -> list[str]:
-    return [*sorted({variant.file for variant in variants}), TABLE, MANIFEST]
+    return [*sorted({variant.file for variant in variants}), *GRADIENTS, TABLE, MANIFEST]
 
 
 def render(name: str, spec: Spec, variants: list[Variant], rules: list[LaunchRule]) -> str:
     """The text of one generated file, sealed with its hash."""
-    own = f"{name}.j2" if name in (TABLE, MANIFEST) else f"sum_reduce{Path(name).suffix}.j2"
+    own = f"{name}.j2" if name in (TABLE, MANIFEST, *GRADIENTS) else f"sum_reduce{Path(name).suffix}.j2"
+    gradients = gradient.kernels(spec)
+    kernels: list[Variant | gradient.GradientKernel] = [*variants, *gradients]
     text = _ENVIRONMENT.get_template(own).render(
         notice=NOTICE,
         spec=spec,
         variants=variants,
         in_this_file=[variant for variant in variants if variant.file == name],
+        gradients=gradients,
         rules=rules,
-        files={backend: sorted({v.file for v in variants if v.backend == backend}) for backend in ("cuda", "cpu")},
+        files={backend: sorted({k.file for k in kernels if k.backend == backend}) for backend in ("cuda", "cpu")},
         table=TABLE,
     )
     return seal(text)

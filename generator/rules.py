@@ -36,6 +36,10 @@ def wide_or_one(dtype: DTypeName, widths: list[int]) -> list[int]:
     return sorted({*wide_widths(dtype, widths), 1})
 
 
+def widest_or_one(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return sorted({max(widths), 1})
+
+
 def cache_line(dtype: DTypeName, widths: list[int]) -> list[int]:
     return [CPU_CACHE_LINE_BYTES // DTYPES[dtype].bytes]
 
@@ -52,7 +56,8 @@ class Rule:
 
 
 PLAIN: tuple[EpilogueName, ...] = ("plain",)
-FUSED: tuple[EpilogueName, ...] = ("weighted", "permuted", "routed")
+FUSED: tuple[EpilogueName, ...] = ("weighted", "permuted")
+ROUTED: tuple[EpilogueName, ...] = ("routed",)
 
 RULES = (
     # Any call finds one of these. The best width depends on its alignment and its number of tokens: all are made.
@@ -63,11 +68,13 @@ RULES = (
     Rule("cuda", PLAIN, numbers, numbers, wide_widths),
     # Their loads per slot outweigh what a constant hidden size saves; of the narrow widths, one element takes any call.
     Rule("cuda", FUSED, run_time_only, every_size, wide_or_one),
+    # The rare calls: what they look up for each slot hides the width that small calls would like better.
+    Rule("cuda", ROUTED, run_time_only, every_size, widest_or_one),
     # One vector is a cache line, which the compiler cuts into the registers there are, and single elements sum the rest
     # of a row. The spec's widths do not matter here: they are about loads of a GPU.
     Rule("cpu", PLAIN, run_time_only, every_size, cache_line),
     # Every slot is looked up as it comes, whether topk is a constant or not: one loop serves all.
-    Rule("cpu", FUSED, run_time_only, run_time_only, cache_line),
+    Rule("cpu", FUSED + ROUTED, run_time_only, run_time_only, cache_line),
 )
 
 

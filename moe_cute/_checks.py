@@ -15,31 +15,38 @@ def _refusal(name: str, tensor: object) -> str | None:
         return f"{name}: was quantized ({tensor.dtype}); allowed: float16, bfloat16, float32 or float64"
     if tensor.layout != torch.strided:
         return f"{name}: was of layout {tensor.layout}; allowed: a dense tensor (torch.strided)"
+    if tensor.device.type not in ("cpu", "cuda"):
+        return f"{name}: was on {tensor.device}; allowed: cpu or cuda, all tensors on one device"
     return None
 
 
-def refuse_unusable(routed_scaling_factor: object, **tensors: object) -> None:
-    """Raises TypeError for arguments that are no dense tensors, or a scale that is no number."""
+def refuse_unusable(routed_scaling_factor: object, variant: object, **tensors: object) -> None:
+    """Raises TypeError for arguments that are no dense tensors, a scale that is no number, or a variant that is no name."""
+    meta = all(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors.values() if tensor is not None)
     for name, tensor in tensors.items():
         if tensor is None and name == "input":
             raise TypeError("input: was None; allowed: a torch.Tensor")
-        refusal = _refusal(name, tensor)
+        refusal = None if meta else _refusal(name, tensor)
         if refusal is not None:
             raise TypeError(refusal)
-    if isinstance(routed_scaling_factor, bool) or not isinstance(routed_scaling_factor, (float, int, torch.SymFloat, torch.SymInt)):
+    if variant is not None and not isinstance(variant, str):
+        raise TypeError(f"variant: was of type {type(variant).__name__}; allowed: a variant's name, or None")
+    number = (float, int, torch.SymFloat, torch.SymInt)
+    if isinstance(routed_scaling_factor, bool) or not isinstance(routed_scaling_factor, number):
         raise TypeError(
             f"routed_scaling_factor: was of type {type(routed_scaling_factor).__name__}; allowed: a float or an int"
         )
-    if isinstance(routed_scaling_factor, float) and math.isnan(routed_scaling_factor):
+    # Compiled code asks the operator, which refuses it too: a symbol's value is not known here.
+    if not torch.compiler.is_compiling() and math.isnan(routed_scaling_factor):
         raise ValueError("routed_scaling_factor: was nan; allowed: a number")
 
 
-def clearer(error: Exception, **tensors: object) -> Exception:
-    """The error itself, or the better one where a tensor is of a kind that could not even be looked at."""
-    for name, tensor in tensors.items():
-        refusal = _refusal(name, tensor)
-        if refusal is not None:
-            return TypeError(refusal)
+def clearer(error: Exception, routed_scaling_factor: object, variant: object, **tensors: object) -> Exception:
+    """The error itself, or the better one where an argument is of a kind that could not even be looked at."""
+    try:
+        refuse_unusable(routed_scaling_factor, variant, **tensors)
+    except (TypeError, ValueError) as better:
+        return better
     return error
 
 
@@ -70,4 +77,6 @@ def _check_below(name: str, indices: Tensor, count: int, counted: str) -> None:
     past = (indices >= count).nonzero()
     if past.shape[0]:
         slot = past[0].tolist()
-        raise ValueError(f"{name}: was {indices[tuple(slot)].item()} in slot {slot}; allowed: less than the {count} {counted}")
+        raise ValueError(
+            f"{name}: was {indices[tuple(slot)].item()} in slot {slot}; allowed: less than the {count} {counted}"
+        )

@@ -1,16 +1,17 @@
 """`python -m moe_cute`: exit code 0 is yes, 1 is no (no backend works, no variant runs the call), 2 is wrong usage.
 
-The extension is imported where it is needed: `doctor` also runs where it does not load.
+`doctor` also runs where torch or the extension does not load: neither is taken for granted here.
 """
 
 import json
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+import moe_cute
 from moe_cute import _doctor
 
 OUTPUT_WIDTH = 200  # of a file or a pipe, which have none of their own
@@ -65,7 +66,8 @@ def list_variants(
     as_json: AsJson = False,
 ) -> None:
     """List the variants of the selection table, in its order."""
-    table_rows = _loaded().variants()
+    _refuse_unless_loaded()
+    table_rows = moe_cute.variants()
     epilogues = list(dict.fromkeys(row["epilogue"] for row in table_rows))
     if epilogue not in (None, *epilogues):
         raise typer.BadParameter(f"{epilogue!r} is not one of {', '.join(epilogues)}", param_hint="--epilogue")
@@ -114,7 +116,7 @@ def explain(
     """
     if architecture is not None and device is Backend.cpu:
         raise typer.BadParameter("goes with --device cuda", param_hint="--architecture")
-    moe_cute = _loaded()
+    _refuse_unless_loaded()
     import torch
 
     try:
@@ -142,15 +144,12 @@ def explain(
         raise typer.Exit(1)
 
 
-def _loaded() -> Any:
-    """The package with its extension, or exit code 1 and the reason."""
+def _refuse_unless_loaded() -> None:
+    """Exit code 1, and the reason, where the package has no extension to ask."""
     failure = _doctor.why_not_loaded()
     if failure is not None:
-        typer.echo(f"moe_cute does not load: {failure.what}\nto mend it: {failure.mend}", err=True)
+        typer.echo(f"moe_cute does not work: {failure.what}\nto mend it: {failure.mend}", err=True)
         raise typer.Exit(1)
-    import moe_cute
-
-    return moe_cute
 
 
 def _print_examination(examination: _doctor.Examination) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from moe_cute import __version__
+import moe_cute
 
 TORCH = "pip install 'torch>=2.10'"
 
@@ -81,8 +81,8 @@ class Examination:
             ("moe_cute", self.moe_cute),
             ("Python", self.python),
             ("torch", torch if self.torch.version else "does not load"),
-            ("built for", str(self.build) if self.build else "the extension does not load"),
-            ("processor", self.instruction_set or "not known: only the extension can tell"),
+            ("built for", str(self.build) if self.build else "unknown: moe_cute does not load"),
+            ("processor", self.instruction_set or "unknown"),
             ("NVIDIA driver", driver if self.driver else "not found"),
             *((f"GPU {index}", _gpu_words(gpu)) for index, gpu in enumerate(self.gpus)),
         ]
@@ -96,7 +96,7 @@ def examine() -> Examination:
         gpus = tuple(Gpu(name, architecture, None) for name, architecture in found)
         backends = tuple(Backend(name, False, failure.what, failure.mend) for name in ("cpu", "cuda"))
         return Examination(
-            __version__, platform.python_version(), torch_build, None, None, driver, None, gpus, backends
+            moe_cute.__version__, platform.python_version(), torch_build, None, None, driver, None, gpus, backends
         )
 
     from moe_cute._extension import _C
@@ -117,7 +117,7 @@ def examine() -> Examination:
         ),
     )
     return Examination(
-        moe_cute=__version__,
+        moe_cute=moe_cute.__version__,
         python=platform.python_version(),
         torch=torch_build,
         build=build,
@@ -130,19 +130,22 @@ def examine() -> Examination:
 
 
 def why_not_loaded() -> Problem | None:
-    """Why the extension cannot be imported; None if it can."""
+    """Why the package could not be imported; None if it could."""
+    failure = moe_cute._failure
+    if failure is None:
+        return None
     try:
         import torch
     except (ImportError, OSError) as error:
         return Problem(f"torch cannot be imported: {error}", TORCH)
     if find_spec("moe_cute._C") is None:
-        return Problem("its extension, moe_cute/_C.abi3.so, has not been built", "make build")
-    try:
-        from moe_cute import _extension  # noqa: F401
-    except ImportError as error:
+        return Problem("the extension, moe_cute/_C.abi3.so, has not been built", "make build")
+    if isinstance(failure, ImportError):
         too_old = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 10)
-        return Problem(str(error.__cause__ or error), TORCH if too_old else "make build")
-    return None
+        return Problem(
+            f"the extension does not load: {failure.__cause__ or failure}", TORCH if too_old else "make build"
+        )
+    return Problem(f"the extension is not of this version: {failure}", "make build")
 
 
 def code_for(architecture: int, compiled: str) -> str | None:
@@ -235,10 +238,8 @@ def _trial(device: str) -> Problem | None:
     """A tiny sum_reduce, looked at: loading proves less."""
     import torch
 
-    from moe_cute import sum_reduce
-
     try:
-        result = sum_reduce(torch.ones(1, 3, 8, device=device)).tolist()
+        result = moe_cute.sum_reduce(torch.ones(1, 3, 8, device=device)).tolist()
     except (RuntimeError, ValueError) as error:
         return Problem(f"sum_reduce fails on {device}: {error}", None)
     if result != [[3.0] * 8]:

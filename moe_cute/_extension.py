@@ -3,7 +3,7 @@
 import torch  # noqa: F401  (the extension is linked against torch's libraries, which this makes present)
 
 try:
-    from moe_cute import _C
+    import moe_cute._C as _C
 except ImportError as error:
     raise ImportError(
         "moe_cute's compiled extension does not load: "

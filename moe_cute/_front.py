@@ -96,9 +96,9 @@ def sum_reduce(
         else:
             _direct(input, target, routed_scaling_factor, pdl)
     except (TypeError, ValueError, RuntimeError) as error:
-        if input.is_meta:
+        if input.is_meta:  # shapes alone: the fake kernel knows them
             return _through_dispatcher(input, output, routed_scaling_factor, extras, out_dtype, variant, pdl)
-        raise clearer(error, input=input, output=output, shared_output=shared_output) from None
+        raise clearer(error, routed_scaling_factor, variant, input=input, output=output, **_named(extras)) from None
     if output is not None and not output.is_inference():
         torch.autograd.graph.increment_version(output)
     return target
@@ -109,17 +109,29 @@ _CHECK = os.environ.get("MOE_CUTE_CHECK", "0") not in ("", "0")
 
 def _is_plain(input: Tensor, output: Tensor | None, extras: tuple[Tensor | None, ...]) -> bool:
     """Whether nothing that torch's dispatcher does is needed for these tensors."""
-    if type(input) is not Tensor or _len_torch_dispatch_stack() or peek_interpreter_stack() is not None or input.is_neg():
+    if (
+        type(input) is not Tensor
+        or input.is_neg()
+        or _len_torch_dispatch_stack()
+        or peek_interpreter_stack() is not None
+    ):
         return False
-    if output is not None and (type(output) is not Tensor or output.requires_grad):
+    if output is not None and (type(output) is not Tensor or output.requires_grad or output.is_neg()):
         return False
     grad = torch.is_grad_enabled()
     if grad and input.requires_grad:
         return False
     for tensor in extras:
-        if tensor is not None and (type(tensor) is not Tensor or (grad and tensor.requires_grad)):
+        if tensor is None:
+            continue
+        if type(tensor) is not Tensor or tensor.is_neg() or (grad and tensor.requires_grad):
             return False
     return True
+
+
+def _named(extras: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
+    names = ("topk_weights", "topk_ids", "expert_map", "inv_permuted_idx", "shared_output", "num_tokens")
+    return dict(zip(names, extras, strict=True)) if extras else {}
 
 
 def _empty_output(input: Tensor, inv_permuted_idx: Tensor | None, out_dtype: torch.dtype | None) -> Tensor:
@@ -138,9 +150,8 @@ def _through_dispatcher(
     variant: str | None,
     pdl: bool,
 ) -> Tensor:
-    names = ("topk_weights", "topk_ids", "expert_map", "inv_permuted_idx", "shared_output", "num_tokens")
-    keywords = dict(zip(names, extras, strict=True)) if extras else {}
-    refuse_unusable(routed_scaling_factor, input=input, output=output, **keywords)
+    keywords = _named(extras)
+    refuse_unusable(routed_scaling_factor, variant, input=input, output=output, **keywords)
     if output is None:
         return torch.ops.moe_cute.sum_reduce(
             input, routed_scaling_factor, **keywords, out_dtype=out_dtype, variant=variant, pdl=pdl

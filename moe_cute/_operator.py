@@ -1,15 +1,15 @@
-"""What torch needs to know about ``torch.ops.moe_cute``, whose schemas and kernels are in csrc/operator.cpp: the shapes of
-its results, and its gradient."""
+"""What torch needs to know about ``torch.ops.moe_cute``, whose schemas and kernels are in csrc/operator.cpp: the shapes
+of their results, and their gradients."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moe_cute import _extension  # noqa: F401  (loading it defines the operators)
+from moe_cute import _backward, _extension  # noqa: F401  (loading the extension defines the operators)
 
 
-@torch.library.register_fake("moe_cute::sum_reduce")
+@torch.library.register_fake("moe_cute::sum_reduce")  # type: ignore[untyped-decorator]
 def _(
     input: Tensor,
     routed_scaling_factor: float = 1.0,
@@ -26,25 +26,57 @@ def _(
 ) -> Tensor:
     rank = 3 if inv_permuted_idx is None else 2
     if input.dim() != rank:
-        raise ValueError(f"input: was of shape {list(input.shape)}; allowed: {rank} dimensions, the last of them hidden")
+        raise ValueError(
+            f"input: was of shape {list(input.shape)}; allowed: {rank} dimensions, the last of them hidden"
+        )
     tokens = (input if inv_permuted_idx is None else inv_permuted_idx).shape[0]
     return input.new_empty((tokens, input.shape[-1]), dtype=out_dtype)
 
 
-@torch.library.register_fake("moe_cute::sum_reduce_out")
+@torch.library.register_fake("moe_cute::sum_reduce_out")  # type: ignore[untyped-decorator]
 def _(input: Tensor, output: Tensor, *_unused: Any, **_unused_by_name: Any) -> None:
     return None
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
-    input, ctx.routed_scaling_factor = inputs[:2]
-    ctx.shape, ctx.dtype = input.shape, input.dtype
+def _count_write(keyset: Any, input: Tensor, output: Tensor, *others: Any, **others_by_name: Any) -> None:
+    """Autograd learns that what it may have saved of the output is there no more, as of torch's own operators."""
+    if not output.is_inference():
+        torch.autograd.graph.increment_version(output)
+    keyset &= torch._C._after_ADInplaceOrView_keyset
+    with torch._C._AutoDispatchBelowADInplaceOrView():
+        torch.ops.moe_cute.sum_reduce_out.default.redispatch(keyset, input, output, *others, **others_by_name)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    # Every slot of a token has the same gradient: one row, seen topk times.
-    scaled = grad if ctx.routed_scaling_factor == 1.0 else grad * ctx.routed_scaling_factor
-    return scaled.to(ctx.dtype).unsqueeze(1).expand(ctx.shape), *(None,) * 7
+# An implementation lives as long as its library.
+_library = torch.library.Library("moe_cute", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.impl("sum_reduce_out", _count_write, "ADInplaceOrView", with_keyset=True)  # type: ignore[no-untyped-call]
 
 
-torch.library.register_autograd("moe_cute::sum_reduce", _backward, setup_context=_setup_context)
+@torch.library.register_fake("moe_cute::slot_dot")  # type: ignore[untyped-decorator]
+def _(grad: Tensor, input: Tensor, row_of_slot: Tensor, scale: float) -> Tensor:
+    dtype = torch.float64 if input.dtype is torch.float64 else torch.float32
+    return input.new_empty(row_of_slot.shape, dtype=dtype)
+
+
+@torch.library.register_fake("moe_cute::row_sum")  # type: ignore[untyped-decorator]
+def _(
+    grad: Tensor,
+    row_of_slot: Tensor,
+    slot_order: Tensor,
+    first_slot: Tensor,
+    scale: float,
+    topk_weights: Tensor | None,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return grad.new_empty((first_slot.shape[0] - 1, grad.shape[1]), dtype=out_dtype)
+
+
+torch.library.register_autograd(
+    "moe_cute::sum_reduce", _backward.sum_reduce_backward, setup_context=_backward.save_for_sum_reduce
+)
+torch.library.register_autograd(
+    "moe_cute::slot_dot", _backward.slot_dot_backward, setup_context=_backward.save_for_slot_dot
+)
+torch.library.register_autograd(
+    "moe_cute::row_sum", _backward.row_sum_backward, setup_context=_backward.save_for_row_sum
+)

@@ -61,7 +61,8 @@ std::vector<T> indices(int64_t count, int64_t limit) {
 std::string run(Variant const& variant, Case const& c, DType output_dtype) {
   int const bytes = element_bytes(variant.dtype), output_bytes = element_bytes(output_dtype);
   bool const routed = c.fused && variant.epilogue == Epilogue::kRouted;
-  bool const weighted = c.fused && variant.epilogue != Epilogue::kPlain;
+  bool const permuted = c.fused && variant.epilogue >= Epilogue::kPermuted;
+  bool const weighted = c.fused && variant.epilogue >= Epilogue::kWeighted;
 
   SumReduceArguments call;
   call.tokens = c.tokens;
@@ -70,10 +71,10 @@ std::string run(Variant const& variant, Case const& c, DType output_dtype) {
   call.input_dtype = variant.dtype;
   call.output_dtype = output_dtype;
   call.scale = 2.5;
-  call.is_permuted = routed;
+  call.is_permuted = permuted;
   call.input_hidden_stride = c.hidden_stride;
   call.input_topk_stride = (c.hidden - 1) * c.hidden_stride + 1 + c.padding;
-  call.input_token_stride = routed ? call.input_topk_stride : c.topk * call.input_topk_stride + c.padding;
+  call.input_token_stride = permuted ? call.input_topk_stride : c.topk * call.input_topk_stride + c.padding;
   call.output_hidden_stride = c.hidden_stride;
   call.output_token_stride = (c.hidden - 1) * c.hidden_stride + 1 + c.padding;
 
@@ -82,7 +83,7 @@ std::string run(Variant const& variant, Case const& c, DType output_dtype) {
   call.rows = slots;
   int64_t const input_elements =
       slots == 0 ? 0
-      : routed   ? (slots - 1) * call.input_token_stride + row
+      : permuted ? (slots - 1) * call.input_token_stride + row
                  : (c.tokens - 1) * call.input_token_stride + (c.topk - 1) * call.input_topk_stride + row;
   int64_t const output_elements = (c.tokens - 1) * call.output_token_stride + row;
   Buffer const input(input_elements, c.offset, bytes, g_short), output(output_elements, c.offset, output_bytes);
@@ -101,13 +102,13 @@ std::string run(Variant const& variant, Case const& c, DType output_dtype) {
   auto const ids64 = indices<int64_t>(slots, kExperts), rows64 = indices<int64_t>(slots, call.rows);
   std::vector<int32_t> const map{0, -1, 1, 2};
   auto const live = std::make_unique<int32_t>(static_cast<int32_t>(c.tokens - 1));
+  auto const matrix = [&c](auto const& narrow, auto const& wide) -> IndexMatrix {
+    void const* const data = c.wide_indices ? static_cast<void const*>(wide.data()) : narrow.data();
+    return {data, c.topk, 1, c.wide_indices};
+  };
+  if (permuted) call.rows_of_slots = matrix(rows32, rows64);
   if (routed) {
-    auto const matrix = [&](auto const& narrow, auto const& wide) -> IndexMatrix {
-      void const* const data = c.wide_indices ? static_cast<void const*>(wide.data()) : narrow.data();
-      return {data, c.topk, 1, c.wide_indices};
-    };
     call.expert_ids = matrix(ids32, ids64);
-    call.rows_of_slots = matrix(rows32, rows64);
     call.has_expert_map = true;
     call.expert_map = map.data();
     call.experts = kExperts;

@@ -54,9 +54,19 @@ def test_what_this_nvcc_cannot_make_is_refused() -> None:
         parse_architectures("10.0", NVCC_12_4)
 
 
-def test_machine_code_and_ptx_flags() -> None:
-    flags = [architecture.gencode for architecture in parse_architectures("9.0a+PTX", NVCC_13)]
-    assert flags == ["-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_90a,code=compute_90a"]
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("8.6", ["arch=compute_80,code=sm_86"]),
+        ("9.0", ["arch=compute_90,code=sm_90"]),
+        ("12.0+PTX", ["arch=compute_90,code=sm_120", "arch=compute_120,code=compute_120"]),
+        ("9.0a+PTX", ["arch=compute_90a,code=sm_90a", "arch=compute_90a,code=compute_90a"]),
+    ],
+)
+def test_flags(text: str, flags: list[str]) -> None:
+    assert [architecture.gencode for architecture in parse_architectures(text, NVCC_13)] == [
+        f"-gencode={flag}" for flag in flags
+    ]
 
 
 def test_the_spec_decides_where_nothing_else_does() -> None:

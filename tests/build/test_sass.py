@@ -6,13 +6,12 @@ import pytest
 
 from tests.build import sass
 from tests.build.sass import Configuration, Kernel
-from tests.variants import manifest
+from tests.variants import EPILOGUES, manifest
 
 UNREADABLE = sass.why_unreadable()
 pytestmark = pytest.mark.skipif(UNREADABLE is not None, reason=str(UNREADABLE))
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")  # numbered as in csrc/configuration.hpp
-EPILOGUES = ("plain", "weighted", "routed")  # likewise
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 LOADS = {2: "LDG.E.U16", 4: "LDG.E", 8: "LDG.E.64", 16: "LDG.E.128"}
 SUMS = ("FADD", "FFMA", "DADD", "DFMA")
@@ -35,7 +34,7 @@ def kernels_of(variant: dict) -> Iterator[tuple[str, Kernel]]:
         variant["hidden"] or 0,
         variant["topk"] or 0,
         variant["vector_width"],
-        EPILOGUES.index(variant["epilogue"]),
+        EPILOGUES.index(variant["epilogue"]),  # likewise
     )
     architectures = sass.architectures_of(variant["file"])
     assert architectures

@@ -23,8 +23,8 @@ def test_a_second_run_writes_nothing(out: Path, generate: Generate) -> None:
     first = generate()
     times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     second = generate()
-    assert "8 files: 8 created." in first.stdout
-    assert second.stdout == "26 CUDA and 12 CPU variants; 8 files: 8 unchanged.\n"
+    assert "10 files: 10 created." in first.stdout
+    assert second.stdout == "26 CUDA and 12 CPU variants; 10 files: 10 unchanged.\n"
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
 
 
@@ -147,7 +147,7 @@ def test_a_hand_edited_orphan_is_removed_only_by_force(spec: Path, out: Path, ge
 def test_check_is_content_with_what_was_generated(generate: Generate) -> None:
     generate()
     result = generate("--check")
-    assert (result.exit_code, result.stdout) == (0, "8 files are what the generator writes.\n")
+    assert (result.exit_code, result.stdout) == (0, "10 files are what the generator writes.\n")
 
 
 def test_check_shows_what_a_changed_spec_would_change(spec: Path, generate: Generate, snapshot: Snapshot) -> None:

@@ -1,0 +1,32 @@
+// Compiles a loop body for one instruction set, whatever the rest of the file is compiled for.
+#pragma once
+
+#include <cstdint>
+
+#include "configuration.hpp"
+
+namespace moe_cute::cpu {
+
+// `run` calls Task::run(begin, end, task). `flatten` pulls every callee in, so that the instruction set reaches the
+// whole body, and no shared inline function is ever compiled for a processor that the machine may not have.
+template <class Task, InstructionSet kInstructionSet>
+struct Compiled;
+
+#define MOE_CUTE_COMPILED(INSTRUCTION_SET, ATTRIBUTES)                   \
+  template <class Task>                                                  \
+  struct Compiled<Task, INSTRUCTION_SET> {                               \
+    ATTRIBUTES static void run(int64_t begin, int64_t end, void* task) { \
+      Task::run(begin, end, *static_cast<Task const*>(task));            \
+    }                                                                    \
+  };
+
+MOE_CUTE_COMPILED(InstructionSet::kBaseline, __attribute__((flatten, noinline)))
+#if defined(__x86_64__)
+MOE_CUTE_COMPILED(InstructionSet::kAvx2, __attribute__((flatten, noinline, target("avx2,fma,f16c"))))
+MOE_CUTE_COMPILED(InstructionSet::kAvx512,
+                  __attribute__((flatten, noinline,
+                                 target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))))
+#endif
+#undef MOE_CUTE_COMPILED
+
+}  // namespace moe_cute::cpu
