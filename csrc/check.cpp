@@ -14,7 +14,7 @@ std::string shape_of(TensorView const& tensor) {
   std::string text = "[";
   for (int dim = 0; dim < tensor.rank && dim < TensorView::kMaxRank; ++dim)
     text += (dim ? ", " : "") + std::to_string(tensor.sizes[dim]);
-  return text + (tensor.rank > TensorView::kMaxRank ? ", ...]" : "]");
+  return text + (tensor.rank > TensorView::kMaxRank ? ", ...], a tensor of rank " + std::to_string(tensor.rank) : "]");
 }
 
 std::string device_of(TensorView const& tensor) {

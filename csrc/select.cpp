@@ -68,12 +68,12 @@ std::string misalignment(char const* name, void const* data, int element_bytes, 
   if (hidden_stride != 1) return std::string(name) + "'s hidden stride is " + number(hidden_stride) + ", not 1";
   int64_t const past = reinterpret_cast<uintptr_t>(data) % bytes;
   if (past != 0) return std::string(name) + " starts " + number(past) + " bytes past a multiple of " + number(bytes);
-  if (rows > 1 && row_stride * element_bytes % bytes != 0) {
-    return std::string(name) + "'s rows are " + number(row_stride * element_bytes) +
-           " bytes apart, not a multiple of " + number(bytes);
-  }
   if (topk > 1 && topk_stride * element_bytes % bytes != 0) {
     return std::string(name) + "'s topk rows are " + number(topk_stride * element_bytes) +
+           " bytes apart, not a multiple of " + number(bytes);
+  }
+  if (rows > 1 && row_stride * element_bytes % bytes != 0) {
+    return std::string(name) + "'s rows are " + number(row_stride * element_bytes) +
            " bytes apart, not a multiple of " + number(bytes);
   }
   return {};

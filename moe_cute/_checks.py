@@ -15,8 +15,6 @@ def _refusal(name: str, tensor: object) -> str | None:
         return f"{name}: was quantized ({tensor.dtype}); allowed: float16, bfloat16, float32 or float64"
     if tensor.layout != torch.strided:
         return f"{name}: was of layout {tensor.layout}; allowed: a dense tensor (torch.strided)"
-    if tensor.device.type not in ("cpu", "cuda"):
-        return f"{name}: was on {tensor.device}; allowed: cpu or cuda, all tensors on one device"
     return None
 
 
@@ -29,8 +27,14 @@ def refuse_unusable(routed_scaling_factor: object, variant: object, **tensors: o
         refusal = None if meta else _refusal(name, tensor)
         if refusal is not None:
             raise TypeError(refusal)
+        if isinstance(tensor, Tensor) and not meta and tensor.device.type not in ("cpu", "cuda"):
+            raise ValueError(
+                f"{name}: was on another device, {tensor.device}; allowed: the input's device, cpu or cuda"
+            )
     if variant is not None and not isinstance(variant, str):
-        raise TypeError(f"variant: was of type {type(variant).__name__}; allowed: a variant's name, or None")
+        raise TypeError(
+            f"variant: was of type {type(variant).__name__}; allowed: a str, the name of a variant, or None"
+        )
     number = (float, int, torch.SymFloat, torch.SymInt)
     if isinstance(routed_scaling_factor, bool) or not isinstance(routed_scaling_factor, number):
         raise TypeError(

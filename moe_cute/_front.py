@@ -150,6 +150,9 @@ def _through_dispatcher(
     variant: str | None,
     pdl: bool,
 ) -> Tensor:
+    if not torch.compiler.is_compiling() and isinstance(input, Tensor):
+        input = input.resolve_neg()
+        extras = tuple(tensor.resolve_neg() if isinstance(tensor, Tensor) else tensor for tensor in extras)
     keywords = _named(extras)
     refuse_unusable(routed_scaling_factor, variant, input=input, output=output, **keywords)
     if output is None:
@@ -157,6 +160,10 @@ def _through_dispatcher(
             input, routed_scaling_factor, **keywords, out_dtype=out_dtype, variant=variant, pdl=pdl
         )
     refuse_gradient(output, input=input, **keywords)
+    if not torch.compiler.is_compiling() and output.is_neg():  # torch's fallback for it does not know optional tensors
+        written = output.resolve_neg()
+        _through_dispatcher(input, written, routed_scaling_factor, extras, out_dtype, variant, pdl)
+        return output.copy_(written)
     if out_dtype is not None and out_dtype != output.dtype:
         raise TypeError(f"out_dtype: was {out_dtype}; allowed: the output's {output.dtype}, or None")
     torch.ops.moe_cute.sum_reduce_out(input, output, routed_scaling_factor, **keywords, variant=variant, pdl=pdl)

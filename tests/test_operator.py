@@ -105,10 +105,13 @@ def test_compiled_once_for_every_token_count(device: torch.device, rng: torch.Ge
     def finalize(input: Tensor) -> Tensor:
         return moe_cute.sum_reduce(input * 2, None, SCALE).relu()
 
+    frames = []
     for tokens in (2, 3, 64, 257):
         input = random_values((tokens, 4, 48), torch.float32, rng)
         assert_same_bits(finalize(input.to(device)), sum_reduce(input * 2, SCALE).relu())
-    assert compilations.frame_count == 1
+        frames.append(compilations.frame_count)
+    # Dynamo asks the backend twice for the first: it takes the scale for a symbol, and starts over with its value.
+    assert frames[0] in (1, 2) and set(frames) == {frames[0]}
 
 
 @pytest.mark.parametrize("epilogue", EPILOGUES)
