@@ -67,11 +67,14 @@ wheel: generate  ## one wheel in dist/ for every torch from 2.10 and Python from
 	$(RUN) setup.py --quiet build_ext
 	$(RUN) -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
+# Processes that share the GPU; the largest inputs want it for themselves.
+GPU_WORKERS ?= 8
 .PHONY: gpu-test
 gpu-test: build/site/ready  ## the GPU tests, with PYTHON and its torch as they are: no .venv, no network
 	export PYTHONPATH="$(CURDIR)/build/site$${PYTHONPATH:+:$$PYTHONPATH}"
 	$(PYTHON) setup.py --quiet build_ext --inplace
-	$(PYTHON) -m pytest -m gpu tests
+	$(PYTHON) -m pytest -n $(GPU_WORKERS) -m "gpu and not large" tests
+	$(PYTHON) -m pytest -m "gpu and large" tests
 
 .PHONY: clean
 clean:  ## remove everything that was built, .venv too
