@@ -34,7 +34,7 @@ demo: build  ## set up, build, and run sum_reduce at real model shapes, on the G
 
 .PHONY: test
 test: build  ## set up, build, and run the tests
-	$(RUN) -m pytest -n 2 tests
+	$(RUN) -m pytest -n 2 --dist loadgroup tests
 
 .PHONY: generate
 generate: $(VENV)/ready  ## specs/ to generated/

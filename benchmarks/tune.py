@@ -45,27 +45,28 @@ class Launch:
 
 def tune(path: Path, device: torch.device, threads: Sequence[int]) -> None:
     """Measures every ladder and writes them to `path`. Takes about two minutes on an H200."""
-    from generator.tuning import Ladder, Measured, TuningFile, write_tuning
+    from generator.tuning import TuningFile, write_tuning
 
     facts = environment.describe(device, None)
     ladders = [
-        Ladder(
-            dtype=dtype,
-            epilogue=EPILOGUE[epilogue],
-            topk=topk,
-            steps=list(_steps(dtype, topk, epilogue, device, threads)),
-        )
+        {
+            "dtype": dtype,
+            "epilogue": EPILOGUE[epilogue],
+            "topk": topk,
+            "steps": list(_steps(dtype, topk, epilogue, device, threads)),
+        }
         for dtype, topk, epilogue in track(LADDERS, description="ladders")
     ]
     major, minor = torch.cuda.get_device_capability(device)
-    measured = Measured(
-        gpu=facts["device"],
-        date=facts["date"][:10],
-        driver=facts["driver"],
-        cuda=facts["cuda"],
-        torch=str(torch.__version__),
-    )
-    write_tuning(path, TuningFile(edition=1, architecture=10 * major + minor, measured=measured, ladders=ladders))
+    measured = {
+        "gpu": facts["device"],
+        "date": facts["date"][:10],
+        "driver": facts["driver"],
+        "cuda": facts["cuda"],
+        "torch": str(torch.__version__),
+    }
+    file = {"edition": 1, "architecture": 10 * major + minor, "measured": measured, "ladders": ladders}
+    write_tuning(path, TuningFile.model_validate(file))
 
 
 def _steps(

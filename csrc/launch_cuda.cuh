@@ -30,8 +30,11 @@ template <class C>
 inline constexpr int kRowRegisters = kRowsInFlight<C> * C::kVectorWidth * int(sizeof(Element<C::kDType>)) / 4;
 
 template <class C>
+inline constexpr bool kIsLightlyFused = C::kEpilogue == Epilogue::kWeighted && kRowRegisters<C> <= 24;
+
+template <class C>
 inline constexpr int kMinBlocks = C::kEpilogue == Epilogue::kPlain ? 1
-                                  : kRowRegisters<C> <= 24         ? 3
+                                  : kIsLightlyFused<C>             ? 3
                                                                    : 2;
 
 // Computes a value here and now: left to itself, the compiler computes addresses where they are used, after the wait.

@@ -18,6 +18,8 @@ def sum_reduce(
     shared_output: Tensor | None = ...,
     num_tokens: Tensor | None = ...,
     variant: str | None = ...,
+    threads: int = ...,
+    prefetch: bool = ...,
     /,
 ) -> None: ...
 def explain(

@@ -19,7 +19,7 @@ def _refusal(name: str, tensor: object) -> str | None:
 
 
 def refuse_unusable(routed_scaling_factor: object, variant: object, **tensors: object) -> None:
-    """Raises TypeError for arguments that are no dense tensors, a scale that is no number, or a variant that is no name."""
+    """Raises TypeError for what is no dense tensor, a scale that is no number, or a variant that is no name."""
     meta = all(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors.values() if tensor is not None)
     for name, tensor in tensors.items():
         if tensor is None and name == "input":
@@ -62,8 +62,8 @@ def refuse_gradient(output: Tensor, **tensors: Tensor | None) -> None:
         for name, tensor in tensors.items():
             if tensor is not None and tensor.requires_grad:
                 raise ValueError(
-                    f"output: was given while {name} requires grad; allowed: None, so that autograd follows, or a call under "
-                    "torch.no_grad()"
+                    f"output: was given while {name} requires grad; allowed: None, so that autograd follows, or a call "
+                    "under torch.no_grad()"
                 )
 
 

@@ -41,8 +41,8 @@ class Explanation:
 
 
 def variants() -> list[dict[str, Any]]:
-    """Every variant of this build's table, in its order: name, backend, dtype, hidden and topk (0: any), vector_width in
-    elements, instruction_set, epilogue, built."""
+    """Every variant of this build's table, in its order: name, backend, dtype, hidden and topk (0: any), vector_width
+    in elements, instruction_set, epilogue, built."""
     return list(_C.variants())
 
 
@@ -65,9 +65,9 @@ def explain(
     """Tells which variant ``sum_reduce`` would take. Nothing is run.
 
     Args:
-        input: the tensor of the call, or only its shape ``(tokens, topk, hidden)``; then ``dtype`` and ``device`` say the
-            rest, the tensors are taken to be contiguous and aligned, and True stands for each optional tensor that the call
-            would have.
+        input: the tensor of the call, or only its shape ``(tokens, topk, hidden)``; then ``dtype`` and ``device`` say
+            the rest, the tensors are taken to be contiguous and aligned, and True stands for each optional tensor that
+            the call would have.
         output: the output of the call, where it matters (its strides, its alignment, its dtype).
         architecture: 90 for sm_90; 0 asks the device. With a number, a machine without a GPU can explain a CUDA call.
         multiprocessors: of that GPU.
@@ -75,25 +75,20 @@ def explain(
     Raises:
         ValueError, TypeError: as ``sum_reduce``.
     """
-    if not isinstance(input, Tensor):
-        input = _Described(tuple(input), dtype, torch.device(device))
-    rows = inv_permuted_idx if inv_permuted_idx is not None else input
-    tokens = rows.shape[0] if not isinstance(rows, Sequence) else rows[0]
-    if isinstance(rows, Sequence):
-        topk = rows[1]
-    else:
-        topk = rows.shape[1] if len(rows.shape) > 1 else 0
-    hidden = input.shape[-1] if len(input.shape) else 0
-    result_dtype = out_dtype or input.dtype
+    given = input if isinstance(input, Tensor) else _Described(tuple(input), dtype, torch.device(device))
+    slots = given if inv_permuted_idx is None else inv_permuted_idx
+    tokens, topk = (*(slots if isinstance(slots, Sequence) else slots.shape), 0, 0)[:2]
+    hidden = given.shape[-1] if len(given.shape) else 0
+    result_dtype = out_dtype or given.dtype
 
     def described(given: Any, shape: tuple[int, ...], default: torch.dtype) -> Any:
         if given is None or given is False or isinstance(given, Tensor):
             return None if given is False else given
-        return _Described(shape, default, input.device)
+        return _Described(shape, default, given.device)
 
     tensors = (
-        input,
-        output if output is not None else _Described((tokens, hidden), result_dtype, input.device),
+        given,
+        output if output is not None else _Described((tokens, hidden), result_dtype, given.device),
         described(topk_weights, (tokens, topk), torch.float32),
         described(topk_ids, (tokens, topk), torch.int32),
         described(expert_map, (1,), torch.int32),

@@ -36,37 +36,37 @@ def sum_reduce(
     """Sums each token's top-k expert rows: the last step of a mixture-of-experts layer, in one pass.
 
     ``output[t] = routed_scaling_factor * sum_k topk_weights[t, k] * input[t, k] + shared_output[t]``, accumulated in
-    float32 (float64 for float64) from +0 with k ascending, by ``fma`` where there are weights, and rounded once, to nearest
-    even. The bits do not depend on the variant, the batch, the strides or the device.
+    float32 (float64 for float64) from +0 with k ascending, by ``fma`` where there are weights, and rounded once, to
+    nearest even. The bits do not depend on the variant, the batch, the strides or the device.
 
     Args:
-        input: ``[tokens, topk, hidden]``, or ``[rows, hidden]`` with ``inv_permuted_idx``; float16, bfloat16, float32 or
-            float64, on a CPU or a CUDA device; any strides and any storage offset.
-        output: ``[tokens, hidden]``, written and returned; any strides without overlap, of the input's dtype, or float32
-            for 16-bit inputs, or 16-bit for float32. Made where it is None.
+        input: ``[tokens, topk, hidden]``, or ``[rows, hidden]`` with ``inv_permuted_idx``; float16, bfloat16, float32
+            or float64, on a CPU or a CUDA device; any strides and any storage offset.
+        output: ``[tokens, hidden]``, written and returned; any strides without overlap, of the input's dtype, or
+            float32 for 16-bit inputs, or 16-bit for float32. Made where it is None.
         routed_scaling_factor: multiplied once, in the accumulator's precision.
         topk_weights: ``[tokens, topk]``, float32 or the input's dtype.
-        topk_ids: ``[tokens, topk]``, int32 or int64: expert of each slot. A slot whose id is negative is skipped: its row is
-            not read.
-        expert_map: ``[experts]``, int32: local index of each expert. A slot whose id maps to a negative number, or lies past
-            the map's end, is skipped.
-        inv_permuted_idx: ``[tokens, topk]``, int32 or int64: the row of ``input`` that each slot reads. A negative row, or
-            one past the last, is skipped.
-        shared_output: ``[tokens, hidden]``, of the output's dtype, added after the scale in the same rounding; it may be
-            ``output`` itself.
-        num_tokens: one int32 on the input's device: rows of the output past it are left as they are, and cost next to
-            nothing.
+        topk_ids: ``[tokens, topk]``, int32 or int64: expert of each slot. A slot whose id is negative is skipped: its
+            row is not read.
+        expert_map: ``[experts]``, int32: local index of each expert. A slot whose id maps to a negative number, or lies
+            past the map's end, is skipped.
+        inv_permuted_idx: ``[tokens, topk]``, int32 or int64: the row of ``input`` that each slot reads. A negative row,
+            or one past the last, is skipped.
+        shared_output: ``[tokens, hidden]``, of the output's dtype, added after the scale in the same rounding; it may
+            be ``output`` itself.
+        num_tokens: one int32 on the input's device: rows of the output past it are left as they are, and cost next
+            to nothing.
         out_dtype: dtype of an output made here.
         variant: the name of a compiled variant to insist on; ``moe_cute.explain`` lists them.
-        pdl: on GPUs of architecture 90 and above, let the launch overlap with the end of the kernel before it (programmatic
-            dependent launch). It is correct next to any kernel; False turns it off.
+        pdl: on GPUs of architecture 90 and above, let the launch overlap with the end of the kernel before it
+            (programmatic dependent launch). It is correct next to any kernel; False turns it off.
 
     Returns:
         ``output``.
 
     Raises:
-        ValueError, TypeError: an argument is refused; the message names it, what it was and what is allowed. Nothing has
-            been written.
+        ValueError, TypeError: an argument is refused; the message names it, what it was and what is allowed. Nothing
+            has been written.
         RuntimeError: the launch failed, or this build has nothing for the input's device.
 
     With ``MOE_CUTE_CHECK=1`` in the environment, ids and rows past their ends are errors too; that check synchronises.
@@ -92,7 +92,7 @@ def sum_reduce(
         elif out_dtype is not None and out_dtype is not target.dtype:
             raise TypeError(f"out_dtype: was {out_dtype}; allowed: the output's {target.dtype}, or None")
         if fused:
-            _direct(input, target, routed_scaling_factor, pdl, *extras, variant)
+            _direct(input, target, routed_scaling_factor, pdl, *extras, variant)  # type: ignore[call-arg]
         else:
             _direct(input, target, routed_scaling_factor, pdl)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -156,9 +156,10 @@ def _through_dispatcher(
     keywords = _named(extras)
     refuse_unusable(routed_scaling_factor, variant, input=input, output=output, **keywords)
     if output is None:
-        return torch.ops.moe_cute.sum_reduce(
+        made: Tensor = torch.ops.moe_cute.sum_reduce(
             input, routed_scaling_factor, **keywords, out_dtype=out_dtype, variant=variant, pdl=pdl
         )
+        return made
     refuse_gradient(output, input=input, **keywords)
     if not torch.compiler.is_compiling() and output.is_neg():  # torch's fallback for it does not know optional tensors
         written = output.resolve_neg()

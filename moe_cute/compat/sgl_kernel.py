@@ -14,6 +14,7 @@ def moe_sum_reduce(input: Tensor, output: Tensor, routed_scaling_factor: float =
         routed_scaling_factor: the default is that package's, 0.
 
     Raises:
-        ValueError, TypeError: as ``moe_cute.sum_reduce``, where that package fails at the launch or leaves columns unwritten.
+        ValueError, TypeError: as ``moe_cute.sum_reduce``, where that package fails at the launch or leaves columns
+            unwritten.
     """
     sum_reduce(input, output, routed_scaling_factor)

@@ -31,8 +31,8 @@ def moe_unpermute(
         permuted_hidden_states: ``[rows, hidden]``, sorted by expert.
         topk_weights: ``[tokens, topk]``, float32.
         inv_permuted_idx: ``[tokens, topk]`` or flat ``[tokens * topk]``: the row of each slot.
-        expert_first_token_offset: ``[local experts + 1]``, int64: rows from its last entry on belong to no local expert and
-            are skipped. None where every row is local.
+        expert_first_token_offset: ``[local experts + 1]``, int64: rows from its last entry on belong to no local expert
+            and are skipped. None where every row is local.
         topk: slots of a token.
         hidden_states: ``[tokens, hidden]``, written.
     """

@@ -12,6 +12,8 @@ from build_support import toolchain
 from build_support.manifest import read_manifest
 from build_support.plan import CXX_FLAGS
 
+pytestmark = pytest.mark.xdist_group("sanitizers")  # one worker compiles, for all tests here
+
 ROOT = Path(__file__).parents[2]
 SANITIZED = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
