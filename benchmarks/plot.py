@@ -23,6 +23,7 @@ COLOURS = {
     "sgl": "#0072b2",
     "vllm": "#009e73",
     "triton": "#cc79a7",
+    "triton_tuned": "#f0e442",
     "compile": "#56b4e9",
     "torch": "#999999",
     COPY: "#000000",

@@ -16,8 +16,9 @@ inline constexpr int64_t kElementsPerTask = 65536;
 // A long row is cut, so that one token alone can keep all threads busy. A whole number of vectors of any width.
 inline constexpr int64_t kPieceOfRow = 8192;
 
-// Results past this size turn the caches over before anyone reads them, so they need not pass through.
-inline constexpr int64_t kStreamingBytes = int64_t(4) << 20;
+// Results past this size, a core's L2 cache, turn the caches over before anyone reads them, so they need not pass
+// through: float32 [256, 8, 2048] took 643 us in place of 735, [2048, 8, 2048] 8882 in place of 9776 (one core).
+inline constexpr int64_t kStreamingBytes = int64_t(2) << 20;
 
 inline bool is_aligned_to_16(SumReduceArguments const& call) {
   int64_t const row_bytes = call.output_token_stride * element_bytes(call.output_dtype);
