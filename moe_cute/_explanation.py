@@ -81,9 +81,9 @@ def explain(
     hidden = given.shape[-1] if len(given.shape) else 0
     result_dtype = out_dtype or given.dtype
 
-    def described(given: Any, shape: tuple[int, ...], default: torch.dtype) -> Any:
-        if given is None or given is False or isinstance(given, Tensor):
-            return None if given is False else given
+    def described(tensor: Any, shape: tuple[int, ...], default: torch.dtype) -> Any:
+        if tensor is None or tensor is False or isinstance(tensor, Tensor):
+            return None if tensor is False else tensor
         return _Described(shape, default, given.device)
 
     tensors = (

@@ -91,11 +91,15 @@ CASES = {
         "[baseline, avx3]",
         "5:38: backends.cpu.instruction_sets[1]: found 'avx3'; allowed: baseline, avx2, avx512",
     ),
-    "unknown epilogue": ("weighted]", "fused]", "12:20: epilogues[1]: found 'fused'; allowed: plain, weighted, routed"),
+    "unknown epilogue": (
+        "weighted]",
+        "fused]",
+        "12:20: epilogues[1]: found 'fused'; allowed: plain, weighted, permuted, routed",
+    ),
     "C++ as a name": (
         "weighted]",
         '"plain>; int x"]',
-        "12:20: epilogues[1]: found 'plain>; int x'; allowed: plain, weighted, routed",
+        "12:20: epilogues[1]: found 'plain>; int x'; allowed: plain, weighted, permuted, routed",
     ),
     "width not a power of two": (
         WIDTHS16,

@@ -15,7 +15,7 @@ COMMITTED = rules.variants(load(SPEC))
 
 NAME = re.compile(
     r"sum_reduce_(?P<backend>cuda|cpu)(_(?P<instruction_set>baseline|avx2|avx512))?_(?P<dtype>f16|bf16|f32|f64)"
-    r"_h(?P<hidden>\d+|any)_k(?P<topk>\d+|any)_v(?P<vector_width>\d+)(_(?P<epilogue>weighted|routed))?"
+    r"_h(?P<hidden>\d+|any)_k(?P<topk>\d+|any)_v(?P<vector_width>\d+)(_(?P<epilogue>weighted|permuted|routed))?"
 )
 
 
@@ -114,7 +114,7 @@ def test_it_is_no_blind_product() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("epilogue", ["plain", "weighted", "routed"])
+@pytest.mark.parametrize("epilogue", ["plain", "weighted", "permuted", "routed"])
 def test_every_call_finds_a_variant(dtype: str, epilogue: str) -> None:
     general = {
         (variant.backend, variant.instruction_set)
