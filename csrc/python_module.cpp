@@ -237,23 +237,6 @@ PyObject* explain_call(PyObject*, PyObject* args) {
   });
 }
 
-// refusal(name, descriptions of the eight tensors...) -> why that variant cannot run the call on this machine, or None.
-PyObject* refusal_of(PyObject*, PyObject* args) {
-  return guarded([&]() -> PyObject* {
-    PyObject* tensors[kTensors];
-    char const* name = nullptr;
-    if (!PyArg_ParseTuple(args, "sOOOOOOOO", &name, &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4],
-                          &tensors[5], &tensors[6], &tensors[7])) {
-      return nullptr;
-    }
-    Call const call = call_of(tensors, 1.0, described_view);
-    std::string refusal;
-    choose_by_name(name, checked(call), machine_of(call.input), refusal);
-    if (refusal.empty()) Py_RETURN_NONE;
-    return PyUnicode_FromString(refusal.c_str());
-  });
-}
-
 PyObject* list_variants(PyObject*, PyObject*) {
   PyObject* const list = PyList_New(0);
   for (Variant const& variant : variants()) {
@@ -277,7 +260,6 @@ PyObject* build_info(PyObject*, PyObject*) {
 PyMethodDef methods[] = {
     {"sum_reduce", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)(void)>(sum_reduce)), METH_FASTCALL, nullptr},
     {"explain", explain_call, METH_VARARGS, nullptr},
-    {"refusal", refusal_of, METH_VARARGS, nullptr},
     {"variants", list_variants, METH_NOARGS, nullptr},
     {"build_info", build_info, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -89,8 +89,8 @@ def sum_reduce(
     try:
         if target is None:
             target = _empty_output(input, inv_permuted_idx, out_dtype)
-        elif out_dtype is not None and out_dtype is not target.dtype:
-            raise TypeError(f"out_dtype: was {out_dtype}; allowed: the output's {target.dtype}, or None")
+        else:
+            _expect_dtype(target, out_dtype)
         if fused:
             _direct(input, target, routed_scaling_factor, pdl, *extras, variant)  # type: ignore[call-arg]
         else:
@@ -141,6 +141,11 @@ def _empty_output(input: Tensor, inv_permuted_idx: Tensor | None, out_dtype: tor
     return input.new_empty((rows.shape[0], input.shape[-1]), dtype=out_dtype)
 
 
+def _expect_dtype(output: Tensor, out_dtype: torch.dtype | None) -> None:
+    if out_dtype is not None and out_dtype != output.dtype:
+        raise TypeError(f"out_dtype: was {out_dtype}; allowed: the output's {output.dtype}, or None")
+
+
 def _through_dispatcher(
     input: Tensor,
     output: Tensor | None,
@@ -165,7 +170,6 @@ def _through_dispatcher(
         written = output.resolve_neg()
         _through_dispatcher(input, written, routed_scaling_factor, extras, out_dtype, variant, pdl)
         return output.copy_(written)
-    if out_dtype is not None and out_dtype != output.dtype:
-        raise TypeError(f"out_dtype: was {out_dtype}; allowed: the output's {output.dtype}, or None")
+    _expect_dtype(output, out_dtype)
     torch.ops.moe_cute.sum_reduce_out(input, output, routed_scaling_factor, **keywords, variant=variant, pdl=pdl)
     return output
