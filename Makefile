@@ -76,6 +76,15 @@ gpu-test: build/site/ready  ## the GPU tests, with PYTHON and its torch as they 
 	$(PYTHON) -m pytest -n $(GPU_WORKERS) -m "gpu and not large" tests
 	$(PYTHON) -m pytest -m "gpu and large" tests
 
+# Memory of torch's cache is fresh to the sanitizer only if torch keeps none.
+.PHONY: gpu-sanitize
+gpu-sanitize:  ## every CUDA variant once under compute-sanitizer's memcheck and initcheck, after gpu-test's build
+	export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+	export PYTHONPATH="$(CURDIR)/build/site$${PYTHONPATH:+:$$PYTHONPATH}"
+	for tool in memcheck initcheck; do
+	    compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m tests.every_variant
+	done
+
 .PHONY: clean
 clean:  ## remove everything that was built, .venv too
 	rm -rf $(VENV) build dist moe_cute/_C.abi3.so *.egg-info

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.providers import COPY, OURS, TUNED
+from benchmarks.providers import COPY, OURS, TRITON, TUNED
 from benchmarks.records import Record
 from benchmarks.shapes import Case
 
@@ -15,6 +15,7 @@ BANDS = (
     ("65 to 1024 tokens", 65, 1024),
     ("above 1024 tokens", 1025, math.inf),
 )
+NO_PEERS = (OURS, TRITON, TUNED, COPY)  # no engine runs them
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Comparison:
 
     @property
     def best_peer(self) -> tuple[str, float] | None:
-        peers = [(row.provider, row.median_us) for row in self.rows if row.provider not in (OURS, COPY, TUNED)]
+        """Name and median microseconds of the fastest of what engines run."""
+        peers = [(row.provider, row.median_us) for row in self.rows if row.provider not in NO_PEERS]
         timed = [(name, time) for name, time in peers if time is not None]
         return min(timed, key=lambda peer: peer[1]) if timed else None
 
@@ -43,6 +45,12 @@ class Comparison:
     def ratio(self) -> float | None:
         """How many times as fast as the best peer."""
         return self._speedup(self.best_peer[1] if self.best_peer else None)
+
+    @property
+    def ratio_with_triton(self) -> float | None:
+        """How many times as fast as the best peer or this project's own Triton kernel, whichever is the faster."""
+        ratios = (self.ratio, self.ratio_to(TRITON))
+        return min((ratio for ratio in ratios if ratio is not None), default=None)
 
     def ratio_to(self, provider: str) -> float | None:
         """How many times as fast as `provider`."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType, SimpleNamespace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from benchmarks import peers
+from benchmarks import peers, triton_peers
 from benchmarks.operands import Operands
 from benchmarks.providers import Call, MoeCute, Provider
 from benchmarks.shapes import Case
@@ -32,7 +27,7 @@ class VllmMulSum(Provider):
         if device.type != "cuda":
             return "needs a GPU"
         try:
-            _mul_sum()
+            triton_peers.vllm_mul_sum()
         except (peers.PeerError, ImportError) as error:
             return str(error)
         return None
@@ -41,7 +36,7 @@ class VllmMulSum(Provider):
         return None if case.epilogue in ("weighted", "live_64") else "weighted sum only"
 
     def prepare(self, case: Case, operands: Sequence[Operands], scale: float) -> Call:
-        mul_sum = _mul_sum()
+        mul_sum = triton_peers.vllm_mul_sum()
         return lambda each: mul_sum(each.input, each.topk_weights, each.output, num_valid_tokens=each.num_tokens)
 
 
@@ -94,41 +89,6 @@ class Transformers(Provider):
 
 
 FUSED: tuple[Provider, ...] = (MoeCute(), VllmMulSum(), VllmUnpermute(), Transformers())
-
-
-@functools.cache
-def _mul_sum() -> Callable[..., Tensor]:
-    peer = peers.VLLM_MUL_SUM
-    if peer.installed():
-        module = importlib.import_module(peer.member.removesuffix(".py").replace("/", "."))
-    else:
-        module = _import_alone(peer)
-    function: Callable[..., Tensor] = module.moe_fused_mul_sum
-    return function
-
-
-def _import_alone(peer: peers.PeerFile) -> ModuleType:
-    """Import one file of vLLM without vLLM: of the rest it only wants Triton and the GPU's capability."""
-    import triton
-    import triton.language
-
-    platform = SimpleNamespace(is_cuda=lambda: True, get_device_capability=torch.cuda.get_device_capability)
-    stand_ins = {
-        "vllm": SimpleNamespace(),
-        "vllm.platforms": SimpleNamespace(current_platform=platform),
-        "vllm.triton_utils": SimpleNamespace(triton=triton, tl=triton.language),
-    }
-    spec = importlib.util.spec_from_file_location("vllm_moe_fused_mul_sum", peer.find())
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    sys.modules.update(stand_ins)  # type: ignore[arg-type]
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        for name in stand_ins:
-            del sys.modules[name]
-    return module
 
 
 def _required(operand: Tensor | None) -> Tensor:

@@ -31,6 +31,8 @@ WHEEL_TAGS = (
     *("--python-version", "3.12", "--implementation", "cp", "--abi", "abi3", "--abi", "cp312", "--abi", "none"),
     *(
         "--platform",
+        "manylinux_2_34_x86_64",
+        "--platform",
         "manylinux_2_28_x86_64",
         "--platform",
         "manylinux_2_17_x86_64",
@@ -91,7 +93,8 @@ class PeerFile:
 SGL_KERNEL = PeerFile("sglang-kernel", "0.4.5", "sgl_kernel/sm90/common_ops.abi3.so")
 VLLM_MOE = PeerFile("vllm", "0.33.0", "vllm/_moe_C_stable_libtorch.abi3.so")
 VLLM_MUL_SUM = PeerFile("vllm", "0.33.0", "vllm/model_executor/layers/fused_moe/moe_fused_mul_sum.py")
-FILES = (SGL_KERNEL, VLLM_MOE, VLLM_MUL_SUM)
+SGLANG_SUM_REDUCE = PeerFile("sglang", "0.5.23", "sglang/kernels/ops/moe/fused_moe_triton_kernels.py")
+FILES = (SGL_KERNEL, VLLM_MOE, VLLM_MUL_SUM, SGLANG_SUM_REDUCE)
 
 
 @functools.cache

@@ -21,6 +21,7 @@ COLUMNS = 4
 COLOURS = {
     OURS: "#d55e00",
     "sgl": "#0072b2",
+    "sglang_triton": "#e69f00",
     "vllm": "#009e73",
     "triton": "#cc79a7",
     "triton_tuned": "#f0e442",
@@ -75,7 +76,7 @@ def _figure(rows: Sequence[Record], column: str, label: str, title: str, path: P
             axis.tick_params(labelbottom=True)
     lines_by_name = {line.get_label(): line for axis in panels[: len(shapes)] for line in axis.get_lines()}
     figure.suptitle(title)
-    figure.legend(lines_by_name.values(), lines_by_name.keys(), loc="outside lower center", ncols=7, frameon=False)
+    figure.legend(lines_by_name.values(), lines_by_name.keys(), loc="outside lower center", ncols=5, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = [path.with_name(f"{path.name}.{extension}") for extension in ("png", "svg")]
     for target in written:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks import peers
+from benchmarks import peers, triton_peers
 from benchmarks.operands import Operands
 from benchmarks.shapes import Case
 
@@ -23,6 +23,7 @@ PlainFunction = Callable[[Tensor, Tensor, float], object]
 OURS = "moe_cute"
 COPY = "copy"
 SGL = "sgl"
+TRITON = "triton"
 TUNED = "triton_tuned"
 
 
@@ -114,7 +115,9 @@ class TorchCompile(PlainProvider):
 
 
 class Triton(PlainProvider):
-    name = "triton"
+    """This project's own kernel, launched as sglang's is, but its trigger comes before its wait: no engine runs it."""
+
+    name = TRITON
 
     def available(self, device: torch.device) -> str | None:
         if device.type != "cuda":
@@ -131,8 +134,7 @@ class Triton(PlainProvider):
 
 
 class TunedTriton(Triton):
-    """The same kernel, launched the best of nine ways at each point: no engine does that, so it is no peer's time but a
-    bound on what Triton could do."""
+    """The same kernel, launched the best of nine ways at each point: a bound on what Triton could do."""
 
     name = TUNED
 
@@ -163,6 +165,29 @@ class SglKernel(PlainProvider):
 
     def function(self, case: Case, operands: Sequence[Operands], scale: float) -> PlainFunction:
         return sgl_moe_sum_reduce
+
+
+class SglangTriton(PlainProvider):
+    """sglang's Triton kernel, which it runs instead of sgl's for few tokens."""
+
+    name = "sglang_triton"
+
+    def available(self, device: torch.device) -> str | None:
+        if device.type != "cuda":
+            return "needs a GPU"
+        try:
+            triton_peers.sglang_sum_reduce()
+        except (peers.PeerError, ImportError, AttributeError) as error:
+            return str(error).splitlines()[0]
+        return None
+
+    def supports(self, case: Case) -> str | None:
+        if case.dtype == "float64":
+            return "no float64: it accumulates in float32"
+        return super().supports(case) or _contiguous_only(case)
+
+    def function(self, case: Case, operands: Sequence[Operands], scale: float) -> PlainFunction:
+        return triton_peers.sglang_sum_reduce()
 
 
 def vllm_moe_sum(input: Tensor, output: Tensor, routed_scaling_factor: float) -> None:
@@ -203,7 +228,17 @@ class Copy(Provider):
         return lambda each: targets[id(each)].copy_(sources[id(each)])
 
 
-PLAIN: tuple[Provider, ...] = (MoeCute(), Torch(), TorchCompile(), Triton(), TunedTriton(), SglKernel(), Vllm(), Copy())
+PLAIN: tuple[Provider, ...] = (
+    MoeCute(),
+    Torch(),
+    TorchCompile(),
+    SglKernel(),
+    SglangTriton(),
+    Vllm(),
+    Triton(),
+    TunedTriton(),
+    Copy(),
+)
 
 
 def _contiguous_only(case: Case) -> str | None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.comparison import BANDS, Comparison, compare, geometric_mean, in_band
-from benchmarks.providers import OURS, SGL
+from benchmarks.providers import OURS, SGL, TRITON
 from benchmarks.records import Results
 from benchmarks.verdicts import Verdict, judge
 
 COLOURS = {True: "green", False: "red", None: "yellow"}
+RATIOS: dict[str, Callable[[Comparison], float | None]] = {  # by column; how many times as fast moe_cute is
+    f"best peer / {OURS}": lambda each: each.ratio,
+    f"{TRITON} / {OURS}": lambda each: each.ratio_to(TRITON),
+    f"{SGL} / {OURS}": lambda each: each.ratio_to(SGL),
+}
 
 
 def print_report(results: Results, console: Console) -> list[Verdict]:
@@ -35,22 +40,22 @@ def _table(grid: str, measure: str, comparisons: Sequence[Comparison]) -> Table:
     providers = list(dict.fromkeys(row.provider for each in comparisons for row in each.rows))
     table = Table(title=f"{grid}, {measure}: median µs per call", title_justify="left")
     table.add_column("case", no_wrap=True)
-    for name in (*providers, "best peer", f"best peer / {OURS}", f"{SGL} / {OURS}", "% of copy"):
-        table.add_column(name, justify="right")
+    for name in (*providers, "best peer", *RATIOS, "% of copy"):
+        table.add_column(name, justify="right", no_wrap=name not in RATIOS)
     for each in comparisons:
         best = each.best_peer
         percent = next((row.percent_of_copy for row in each.rows if row.provider == OURS), None)
         times = [_number(each.time(name)) for name in providers]
-        ratios = [_number(each.ratio), _number(each.ratio_to(SGL)), _number(percent, 0)]
-        table.add_row(str(each.case), *times, best[0] if best else "", *ratios)
+        ratios = [_number(ratio(each)) for ratio in RATIOS.values()]
+        table.add_row(str(each.case), *times, best[0] if best else "", *ratios, _number(percent, 0))
     blanks = [""] * (len(providers) + 1)
     table.add_section()
     for name, low, high in (*BANDS, ("all", 0, float("inf"))):
         chosen = in_band(comparisons, low, high)
-        means = [_mean([each.ratio for each in chosen]), _mean([each.ratio_to(SGL) for each in chosen])]
+        means = [_mean([ratio(each) for each in chosen]) for ratio in RATIOS.values()]
         if any(means):
             table.add_row(f"geometric mean, {name}", *blanks, *means, "")
-    lowest = [_lowest([each.ratio for each in comparisons]), _lowest([each.ratio_to(SGL) for each in comparisons])]
+    lowest = [_lowest([ratio(each) for each in comparisons]) for ratio in RATIOS.values()]
     if any(lowest):
         table.add_row("lowest", *blanks, *lowest, "")
     return table

@@ -15,6 +15,7 @@ from benchmarks.correctness import find_error
 from benchmarks.fused import FUSED
 from benchmarks.measure import REPLAYS, Sample, capture, measure_chain, measure_cold, measure_cpu, measure_host
 from benchmarks.operands import Operands, make_operands, rotating_operands
+from benchmarks.producers import produce, produce_and_trigger
 from benchmarks.providers import COPY, PLAIN, Call, PlainProvider, Provider
 from benchmarks.records import Record, Writer
 from benchmarks.shapes import Case
@@ -79,8 +80,8 @@ class Runner:
         if measure == "cold":
             return measure_cold(calls, operands, case.bytes_moved, self._replays)
         behind_producer = {name: call for name, call in calls.items() if name != COPY}
-        produce = _produce if measure == "chain" else _produce_and_trigger
-        return measure_chain(behind_producer, operands, produce, case.bytes_moved, self._replays)
+        producer = produce if measure == "chain" else produce_and_trigger
+        return measure_chain(behind_producer, operands, producer, case.bytes_moved, self._replays)
 
     def _prepare(
         self,
@@ -129,17 +130,6 @@ class Runner:
         if provider.name not in self._unavailable:
             self._unavailable[provider.name] = provider.available(self._device)
         return self._unavailable[provider.name]
-
-
-def _produce(source: Operands, target: Operands) -> None:
-    # An elementwise kernel: copy_ would become a memory-copy node, which is no kernel to launch behind.
-    torch.neg(source.input, out=target.input)
-
-
-def _produce_and_trigger(source: Operands, target: Operands) -> None:
-    from benchmarks import triton_kernel
-
-    triton_kernel.negate(source.input, target.input)
 
 
 def _refused(operands: Operands) -> None:

@@ -1,6 +1,7 @@
-"""A Triton sum_reduce of this project's own: the strongest peer that a Python-only kernel makes at small sizes.
+"""A Triton sum_reduce of this project's own: what a Python-only kernel can make of small sizes. No engine runs it.
 
-Where the architecture can, it launches programmatically: the trigger comes first, the wait before the first read.
+Where the architecture can, it launches programmatically: the trigger comes first, the wait before the first read. The
+engines' own Triton kernel (triton_peers.py) triggers after its wait, and so overlaps less.
 """
 
 # A Triton kernel's parameters have no Python types.
@@ -34,7 +35,7 @@ CONFIGS = (
 )
 TUNING_REPLAYS = 3
 NEGATE_BLOCK = 1024
-ENGINE_CONFIG = (2048, 16)  # one launch for every shape, as sglang's Triton moe_sum_reduce has it
+ENGINE_CONFIG = (2048, 16)  # one launch for every shape, as sglang's own has it
 
 
 # tokens is no argument, so that one compilation serves every token count.

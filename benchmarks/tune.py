@@ -12,26 +12,49 @@ import torch
 from rich.progress import track
 
 from benchmarks import environment
-from benchmarks.measure import measure_chain, measure_cold
+from benchmarks.measure import Sample, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
+from benchmarks.producers import produce, produce_and_trigger
 from benchmarks.shapes import Case
 
-HIDDEN = 4096
-TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 8192)
+#          hidden, tokens
+SHAPES = (
+    *((4096, tokens) for tokens in (1, 4, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 8192)),
+    *((2048, tokens) for tokens in (1, 16, 64, 256)),
+    *((2880, tokens) for tokens in (256, 512)),
+    *((7168, tokens) for tokens in (1, 16, 64)),
+)
 VECTOR_BYTES = (16, 8, 4)
 PREFETCH_TOKENS = 512  # beyond, a launch reads many times what fits while the kernel before it drains
-REPLAYS = 7
-WORTH_A_STEP = 1.01  # a launch less than one percent faster than its neighbour's is noise: the ladder stays short
+ROUNDS = (3, 9)  # replays of every launch, then of those that came near the fastest
+NEAR = 1.06
+COLD_WEIGHT = 0.75  # of a launch that may overlap: behind a producer, most of it is hidden, and the rest is noisier
+FUSED_THREADS = 256  # a fused kernel has too many registers for larger blocks
+WORTH_A_STEP = 1.01  # a launch that is faster by less at one point may well be slower beside it
+UNEVEN = 0.05  # [128, 8, 4096] takes 3.1 us in 128 blocks on 132 multiprocessors, [64, 8, 7168] 3.3 in 112, not 2.7
 
-#                dtype, topk, epilogue; calls between them follow the nearest
+
+@dataclass(frozen=True)
+class Ladder:
+    """What is measured: `topk` is that of the calls, `kernel` that of the kernels (0: those for any)."""
+
+    dtype: str
+    topk: int
+    kernel: int
+    epilogue: str = "plain"
+
+
+# Calls between them follow the nearest; 16-bit dtypes share theirs.
 LADDERS = (
-    *(("bfloat16", topk, "plain") for topk in (1, 2, 4, 8, 10)),
-    ("float16", 8, "plain"),
-    ("float32", 2, "plain"),
-    ("float32", 8, "plain"),
-    ("float64", 8, "plain"),
-    ("bfloat16", 8, "weighted"),
-    ("bfloat16", 8, "unpermute_weighted"),
+    *(Ladder("bfloat16", topk, topk) for topk in (1, 2, 4, 6, 8, 10)),
+    Ladder("bfloat16", 5, 0),
+    Ladder("float32", 2, 2),
+    Ladder("float32", 8, 8),
+    Ladder("float32", 5, 0),
+    Ladder("float64", 8, 8),
+    Ladder("float64", 3, 0),
+    Ladder("bfloat16", 8, 8, "weighted"),
+    Ladder("bfloat16", 8, 8, "unpermute_weighted"),
 )
 EPILOGUE = {"plain": "plain", "weighted": "weighted", "unpermute_weighted": "permuted"}
 
@@ -43,76 +66,134 @@ class Launch:
     prefetch: bool
 
 
+Times = dict[Launch, float]
+Calls = dict[Launch, Callable[[Operands], object]]
+
+
 def tune(path: Path, device: torch.device, threads: Sequence[int]) -> None:
-    """Measures every ladder and writes them to `path`. Takes about two minutes on an H200."""
+    """Measures every ladder and writes them to `path`. Takes about seven minutes on an H200."""
     from generator.tuning import TuningFile, write_tuning
 
     facts = environment.describe(device, None)
-    ladders = [
-        {
-            "dtype": dtype,
-            "epilogue": EPILOGUE[epilogue],
-            "topk": topk,
-            "steps": list(_steps(dtype, topk, epilogue, device, threads)),
-        }
-        for dtype, topk, epilogue in track(LADDERS, description="ladders")
-    ]
     major, minor = torch.cuda.get_device_capability(device)
-    measured = {
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    kinds: dict[str, list[dict[str, object]]] = {"programmatic": [], "plain": []} if major >= 9 else {"plain": []}
+    for ladder in track(LADDERS, description="ladders"):
+        measured = {shape: _times(ladder, *shape, device, threads, list(kinds)) for shape in SHAPES}
+        for launch, found in kinds.items():
+            times = {shape: _beside(times[launch], *shape, multiprocessors) for shape, times in measured.items()}
+            steps = list(_steps(ladder.topk, times))
+            found.append(
+                {
+                    "launch": launch,
+                    "dtype": ladder.dtype,
+                    "epilogue": EPILOGUE[ladder.epilogue],
+                    "topk": ladder.kernel or "any",
+                    "steps": steps,
+                }
+            )
+    machine = {
         "gpu": facts["device"],
         "date": facts["date"][:10],
         "driver": facts["driver"],
         "cuda": facts["cuda"],
         "torch": str(torch.__version__),
     }
-    file = {"edition": 1, "architecture": 10 * major + minor, "measured": measured, "ladders": ladders}
+    ladders = [ladder for found in kinds.values() for ladder in found]
+    file = {"edition": 1, "architecture": 10 * major + minor, "measured": machine, "ladders": ladders}
     write_tuning(path, TuningFile.model_validate(file))
 
 
-def _steps(
-    dtype: str, topk: int, epilogue: str, device: torch.device, threads: Sequence[int]
-) -> Iterator[dict[str, object]]:
-    points = [
-        (tokens * HIDDEN, _times(Case(dtype, topk, HIDDEN, tokens, epilogue=epilogue), device, threads))
-        for tokens in TOKENS
-    ]
-    chosen = _smooth([times for _, times in points])
-    bounds = [math.isqrt(here * there) for (here, _), (there, _) in pairwise(points)]
+def _steps(topk: int, measured: dict[tuple[int, int], Times]) -> Iterator[dict[str, object]]:
+    points: dict[int, Times] = {}
+    for (hidden, tokens), times in sorted(measured.items(), key=lambda item: math.prod(item[0])):
+        points[tokens * topk * hidden] = _mean(points.get(tokens * topk * hidden, times), times)
+    chosen = _smooth(list(points.values()))
+    bounds = [math.isqrt(here * there) for here, there in pairwise(points)]
     for index, launch in enumerate(chosen):
         if index + 1 < len(chosen) and chosen[index + 1] == launch:
             continue  # the next step says the same
         yield {
-            "output_elements": bounds[index] if index < len(bounds) else "any",
+            "elements": bounds[index] if index < len(bounds) else "any",
             "vector_width": launch.vector_width,
             "threads": launch.threads,
             "prefetch": launch.prefetch,
         }
 
 
-def _smooth(points: Sequence[dict[Launch, float]]) -> list[Launch]:
-    """The fastest launch of each point, or its smaller neighbour's where that is as good."""
-    chosen: list[Launch] = []
+def _smooth(points: Sequence[Times]) -> list[Launch]:
+    """One launch for each point: the fastest ladder, where each step costs as much as WORTH_A_STEP at one point."""
+    paths: dict[Launch, tuple[float, list[Launch]]] = {launch: (0.0, []) for launch in points[0]}
     for times in points:
-        best = min(times, key=lambda launch: (times[launch], launch))
-        before = chosen[-1] if chosen else best
-        chosen.append(before if before in times and times[before] <= times[best] * WORTH_A_STEP else best)
-    return chosen
+        cheapest, shortest = min(paths.values(), key=lambda path: path[0])
+        stepped = (cheapest + math.log(WORTH_A_STEP), shortest)
+        paths = {
+            launch: (cost + math.log(time), [*path, launch])
+            for launch, time in times.items()
+            for cost, path in [min(paths.get(launch, stepped), stepped, key=lambda path: path[0])]
+        }
+    return min(paths.values(), key=lambda path: path[0])[1]
 
 
-def _times(case: Case, device: torch.device, threads: Sequence[int]) -> dict[Launch, float]:
-    """Geometric mean, in microseconds, of the time on cold operands and the time behind the kernel that wrote them."""
+def _mean(some: Times, others: Times) -> Times:
+    return {launch: math.sqrt(some[launch] * others[launch]) for launch in some.keys() & others.keys()}
+
+
+def _beside(times: Times, hidden: int, tokens: int, multiprocessors: int) -> Times:
+    """An estimate of the times at sizes nearby, where blocks come out less even on the multiprocessors."""
+
+    def unevenness(launch: Launch) -> float:
+        blocks = tokens * hidden / (launch.vector_width * launch.threads)
+        return multiprocessors / blocks if blocks > multiprocessors / 2 else 0.0
+
+    return {launch: time * (1 + UNEVEN * unevenness(launch)) for launch, time in times.items()}
+
+
+def _times(
+    ladder: Ladder, hidden: int, tokens: int, device: torch.device, threads: Sequence[int], kinds: Sequence[str]
+) -> dict[str, Times]:
+    """Microseconds of each kind of launch: those that may overlap, on cold operands and behind a producer that lets
+    them (their weighted geometric mean); plain ones, behind an ordinary producer.
+    """
+    case = Case(ladder.dtype, ladder.topk, hidden, tokens, epilogue=ladder.epilogue)
     operands = rotating_operands(case, device)
-    calls = dict(_launches(case, threads))
-    cold = measure_cold(calls, operands, case.bytes_moved, REPLAYS)
-    chain = measure_chain(calls, operands, _rewrite, case.bytes_moved, REPLAYS)
-    return {launch: math.sqrt(cold[launch].median_us * max(chain[launch].median_us, 0.1)) for launch in calls}
+    calls = dict(_launches(case, ladder, threads))
+
+    def cold(calls: Calls, replays: int) -> dict[Launch, Sample]:
+        return measure_cold(calls, operands, case.bytes_moved, replays)
+
+    def overlapping(calls: Calls, replays: int) -> Times:
+        alone = cold(calls, replays)
+        behind = measure_chain(calls, operands, produce_and_trigger, case.bytes_moved, replays)
+        return {
+            each: alone[each].median_us ** COLD_WEIGHT * max(behind[each].median_us, 0.1) ** (1 - COLD_WEIGHT)
+            for each in calls
+        }
+
+    def plain(calls: Calls, replays: int) -> Times:
+        behind = measure_chain(calls, operands, produce, case.bytes_moved, replays)
+        return {each: behind[each].median_us for each in calls}
+
+    times: dict[str, Times] = {}
+    for kind in kinds:
+        if kind == "programmatic":
+            times[kind] = _narrowed(calls, overlapping)
+        else:
+            times[kind] = _narrowed({each: call for each, call in calls.items() if not each.prefetch}, plain)
+    return times
 
 
-def _rewrite(source: Operands, target: Operands) -> None:
-    torch.neg(source.input, out=target.input)
+def _narrowed(calls: Calls, measure: Callable[[Calls, int], Times]) -> Times:
+    first, second = ROUNDS
+    times = measure(calls, first)
+    bound = NEAR * min(times.values())
+    near = {launch: call for launch, call in calls.items() if times[launch] <= bound}
+    return times | measure(near, second)
 
 
-def _launches(case: Case, threads: Sequence[int]) -> Iterator[tuple[Launch, Callable[[Operands], object]]]:
+def _launches(
+    case: Case, ladder: Ladder, threads: Sequence[int]
+) -> Iterator[tuple[Launch, Callable[[Operands], object]]]:
     from moe_cute import variants
     from moe_cute._extension import _C
 
@@ -120,11 +201,12 @@ def _launches(case: Case, threads: Sequence[int]) -> Iterator[tuple[Launch, Call
         variant["vector_width"]: variant["name"]
         for variant in variants()
         if (variant["backend"], variant["dtype"], variant["epilogue"]) == ("cuda", case.dtype, EPILOGUE[case.epilogue])
-        and (variant["hidden"], variant["topk"]) == (0, case.topk)
+        and (variant["hidden"], variant["topk"]) == (0, ladder.kernel)
     }
     widths = [size // case.torch_dtype.itemsize for size in VECTOR_BYTES if size // case.torch_dtype.itemsize in built]
     prefetches = (False, True) if case.tokens <= PREFETCH_TOKENS else (False,)
-    for width, block, prefetch in product(widths, threads, prefetches):
+    blocks = [block for block in threads if case.epilogue == "plain" or block <= FUSED_THREADS]
+    for width, block, prefetch in product(widths, blocks, prefetches):
 
         def call(each: Operands, name: str = built[width], block: int = block, prefetch: bool = prefetch) -> None:
             extras = (each.topk_weights, None, None, each.inv_permuted_idx, each.shared_output, each.num_tokens)

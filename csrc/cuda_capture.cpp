@@ -60,18 +60,20 @@ bool is_capturing(cudaStream_t stream) {
 
 }  // namespace
 
-bool previous_kernel_triggers(void* stream) {
-  if (!is_capturing(static_cast<cudaStream_t>(stream))) return true;
-  CaptureTail const tail = tail_of(static_cast<cudaStream_t>(stream));
+LaunchSite::LaunchSite(void* stream) : stream_(stream), capturing_(is_capturing(static_cast<cudaStream_t>(stream))) {}
+
+bool LaunchSite::previous_kernel_triggers() const {
+  if (!capturing_) return true;
+  CaptureTail const tail = tail_of(static_cast<cudaStream_t>(stream_));
   if (!tail.active || tail.nodes.empty()) return true;
   if (tail.nodes.size() > 1) return false;
   bool const ours = tail.id == last_launch.id && tail.nodes[0] == last_launch.node;
   return ours || was_launched_programmatically(tail.nodes[0]);
 }
 
-void note_captured_launch(void* stream) {
-  if (!is_capturing(static_cast<cudaStream_t>(stream))) return;
-  CaptureTail const tail = tail_of(static_cast<cudaStream_t>(stream));
+void LaunchSite::note_launch() const {
+  if (!capturing_) return;
+  CaptureTail const tail = tail_of(static_cast<cudaStream_t>(stream_));
   if (tail.active && tail.nodes.size() == 1) last_launch = {tail.id, tail.nodes[0]};
 }
 
@@ -79,8 +81,9 @@ void note_captured_launch(void* stream) {
 #else
 namespace moe_cute {
 
-bool previous_kernel_triggers(void*) { return true; }
-void note_captured_launch(void*) {}
+LaunchSite::LaunchSite(void* stream) : stream_(stream), capturing_(false) {}
+bool LaunchSite::previous_kernel_triggers() const { return !capturing_; }
+void LaunchSite::note_launch() const { (void)stream_; }
 
 }  // namespace moe_cute
 #endif

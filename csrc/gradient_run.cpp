@@ -145,9 +145,10 @@ void launch(Table<GradientKernel<Arguments>> kernels, Arguments const& arguments
     char const* error = nullptr;
     if (machine.backend == Backend::kCuda) {
       CudaDeviceGuard const guard(grad.device_index);
-      shape.programmatic_dependent_launch = machine.architecture >= 90 && previous_kernel_triggers(options.stream);
+      LaunchSite const site(options.stream);
+      shape.programmatic_dependent_launch = machine.architecture >= 90 && site.previous_kernel_triggers();
       error = kernel.launch(arguments, shape);
-      if (machine.architecture >= 90) note_captured_launch(options.stream);
+      if (machine.architecture >= 90) site.note_launch();
     } else {
       error = kernel.launch(arguments, shape);
     }

@@ -4,100 +4,76 @@
 #include <algorithm>
 
 #include <cuda_runtime.h>
-#include <cutlass/fast_math.h>
 
 #include "dependent_launch.cuh"
 #include "launch.hpp"
+#include "prefetch.cuh"
 #include "sum_reduce.hpp"
 
 namespace moe_cute {
 
+// Divides by a multiplication, and differs from cutlass::FastDivmod in that a divisor of one is no special case: a
+// predicate on a constant would put two loads of constants in a row at the head of every kernel's critical path.
+struct Divider {
+  uint32_t divisor;
+  uint32_t multiplier;  // ceil(2^(31 + shift) / divisor), where 2^shift >= divisor: exact for dividends below 2^30
+  uint32_t shift;
+
+  static Divider by(uint32_t divisor) {
+    uint32_t shift = 0;
+    while ((uint64_t(1) << shift) < divisor) ++shift;
+    uint64_t const multiplier = ((uint64_t(1) << (31 + shift)) + divisor - 1) / divisor;
+    return {divisor, static_cast<uint32_t>(multiplier), shift};
+  }
+
+  __device__ __forceinline__ void operator()(uint32_t dividend, uint32_t& quotient, uint32_t& remainder) const {
+    quotient = __umulhi(2 * dividend, multiplier) >> shift;
+    remainder = dividend - quotient * divisor;
+  }
+};
+
 struct Grid {
-  cutlass::FastDivmod vectors_per_row;  // unused where the hidden size is a constant
-  int32_t vectors;                      // of this launch
-  int32_t stride;                       // threads of this launch
-  int32_t first_token;                  // of this launch in the call
+  Divider vectors_per_row;      // unused where the hidden size is a constant
+  int32_t vectors;              // of this launch
+  int32_t stride;               // threads of this launch
+  int32_t first_token;          // of this launch in the call
+  int32_t ahead;                // how many tokens later another will run in this one's place
+  int32_t tokens_before_ahead;  // how many tokens have such a successor
   bool prefetch;
 };
 
 // The largest block, and the blocks of that size that shall fit a multiprocessor. To name a number of blocks lets ptxas
 // spend registers on loads in flight: unasked, it saves them for an occupancy that a kernel bound by latency does not
-// need, and issues two or three loads at a time. A fused kernel would take so many that too few threads were left.
+// need, and issues two or three loads at a time. A fused kernel, unbounded, takes so many that too few threads are left
+// to cover what it looks up before its rows, so the blocks follow from the registers that a thread must hold at once.
 template <class C>
 inline constexpr int kMaxThreads = C::kEpilogue == Epilogue::kPlain ? 512 : 256;
 
 template <class C>
-inline constexpr int kRowRegisters = kRowsInFlight<C> * C::kVectorWidth * int(sizeof(Element<C::kDType>)) / 4;
-
-template <class C>
-inline constexpr bool kIsLightlyFused = C::kEpilogue == Epilogue::kWeighted && kRowRegisters<C> <= 24;
+constexpr int held_registers() {
+  constexpr int kRows = kRowsInFlight<C>;
+  constexpr int kAccumulatorBytes = sizeof(Accumulator<Element<C::kDType>>);
+  int const rows = kRows * C::kVectorWidth * int(sizeof(Element<C::kDType>)) / 4;
+  int const sums_and_weights = (kRows + C::kVectorWidth) * kAccumulatorBytes / 4;
+  int const indices = kRows * (C::kEpilogue == Epilogue::kRouted || kMayGuess<C> ? 2 : 1);
+  int const loop = C::kTopK == kAny ? 16 : 0;
+  return rows + sums_and_weights + indices + loop;
+}
 
 template <class C>
 inline constexpr int kMinBlocks = C::kEpilogue == Epilogue::kPlain ? 1
-                                  : kIsLightlyFused<C>             ? 3
+                                  : held_registers<C>() <= 56      ? 4
+                                  : held_registers<C>() <= 64      ? 3
                                                                    : 2;
+
+// The blocks of a multiprocessor where the live tokens are counted on the device: enough for the memory's bandwidth when
+// all are live, few enough that those with nothing to do cost little when few are.
+inline constexpr int kLiveBlocks = 4;
 
 // Computes a value here and now: left to itself, the compiler computes addresses where they are used, after the wait.
 template <class Value>
 __device__ __forceinline__ void compute_now(Value& value) {
   asm volatile("" : "+l"(value));
-}
-
-// Where K slots' rows begin, from the place in the input, or -1: guesses that are right unless the kernel before has
-// just written the indices. All are on their way before the first is used.
-template <class C, int K>
-__device__ __forceinline__ void guess_offsets(Operands<C> const& operands, int64_t token, int first, int topk,
-                                              int64_t (&offsets)[K]) {
-  CUTE_UNROLL
-  for (int k = 0; k < K; ++k) {
-    offsets[k] =
-        first + k < topk ? (first + k) * (C::kHidden == kAny ? operands.input_topk_stride : int64_t(C::kHidden)) : -1;
-  }
-  if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-    if (!operands.is_permuted) return;
-    IndexMatrix const& matrix = operands.rows_of_slots;
-    int64_t rows[K];
-    CUTE_UNROLL
-    for (int k = 0; k < K; ++k) {
-      int64_t const at = token * matrix.token_stride + min(first + k, topk - 1) * matrix.topk_stride;
-      rows[k] = matrix.is_int64 ? glance(static_cast<int64_t const*>(matrix.data) + at)
-                                : glance(static_cast<int32_t const*>(matrix.data) + at);
-    }
-    CUTE_UNROLL
-    for (int k = 0; k < K; ++k) {
-      bool const exists = first + k < topk && rows[k] >= 0 && rows[k] < operands.rows;
-      offsets[k] = exists ? rows[k] * operands.input_token_stride : -1;
-    }
-  }
-}
-
-__device__ __forceinline__ void prefetch_slots(void const* data, int64_t element, int bytes) {
-  if (data) prefetch_line(static_cast<char const*>(data) + element * bytes);
-}
-
-// One lane of each 128-byte line asks for it, in every row, and for what the token's slots and shared row hold: while
-// the kernel before drains, they come in. No value is used, so it is safe before the wait.
-template <class C>
-__device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Place<C> const& place) {
-  constexpr int K = kRowsInFlight<C>;
-  if ((reinterpret_cast<uintptr_t>(place.input) & 127) >= sizeof(Element<C::kDType>) * C::kVectorWidth) return;
-  if constexpr (C::kEpilogue != Epilogue::kPlain) {
-    int64_t const token = place.token;
-    prefetch_slots(operands.weights.data, token * operands.weights.token_stride,
-                   operands.weights.is_float32 ? 4 : int(sizeof(Element<C::kDType>)));
-    prefetch_slots(operands.shared, token * operands.shared_token_stride + place.hidden,
-                   element_bytes(operands.output_dtype));
-  }
-  int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
-  for (int first = 0; first < topk; first += K) {
-    int64_t offsets[K];
-    guess_offsets(operands, place.token, first, topk, offsets);
-    CUTE_UNROLL
-    for (int k = 0; k < K; ++k) {
-      if ((C::kEpilogue < Epilogue::kPermuted && C::kTopK == K) || offsets[k] >= 0)
-        prefetch_line(place.input + offsets[k]);
-    }
-  }
 }
 
 // Vectors of live tokens: all of them, but where the call has a count on the device.
@@ -106,7 +82,8 @@ __device__ __forceinline__ int32_t live_vectors(Operands<C> const& operands, Gri
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
     if (operands.live_tokens) {
       int32_t const vectors_per_row = grid.vectors_per_row.divisor;
-      int64_t const live = int64_t(*operands.live_tokens) - grid.first_token;
+      int64_t const count = load_now(operands.live_tokens);
+      int64_t const live = count - grid.first_token;
       int64_t const tokens = grid.vectors / vectors_per_row;
       return static_cast<int32_t>(min(max(live, int64_t(0)), tokens)) * vectors_per_row;
     }
@@ -115,14 +92,14 @@ __device__ __forceinline__ int32_t live_vectors(Operands<C> const& operands, Gri
 }
 
 template <class C>
-__device__ __forceinline__ Place<C> place_of_vector(Operands<C> const& operands, Grid const& grid, int32_t index) {
-  int32_t token, vector;
+__device__ __forceinline__ Place<C> place_of_vector(Operands<C> const& operands, Grid const& grid, uint32_t index) {
+  uint32_t token, vector;
   if constexpr (C::kHidden != kAny) {
     constexpr int kVectorsPerRow = C::kHidden / C::kVectorWidth;
     token = index / kVectorsPerRow;
     vector = index % kVectorsPerRow;
   } else {
-    grid.vectors_per_row(token, vector, index);
+    grid.vectors_per_row(index, token, vector);
   }
   return place_of(operands, token, int64_t(vector) * C::kVectorWidth);
 }
@@ -135,8 +112,26 @@ __global__ void __launch_bounds__(kMaxThreads<C>, kMinBlocks<C>)
   Place<C> place = place_of_vector(operands, grid, min(thread, grid.vectors - 1));
   compute_now(place.input);
   compute_now(place.output);
+  Addresses<C> addresses{};
+  if constexpr (kAddressesEarly<C>) {
+    SlotRows<C, C::kTopK> const slots(operands, place.token, 0, C::kTopK);
+    CUTE_UNROLL
+    for (int k = 0; k < C::kTopK; ++k) {
+      addresses.rows[k] = place.input + slots.offset(operands, k);
+      compute_now(addresses.rows[k]);
+    }
+    if constexpr (C::kEpilogue != Epilogue::kPlain) {
+      addresses.shared = offset_in_shared(operands, place);
+      compute_now(addresses.shared);
+    }
+  }
+  Guess<C> guess;
   if constexpr (C::kVectorWidth > 1) {
-    if (grid.prefetch) prefetch_token(operands, place);
+    if (grid.prefetch && thread / 32 * 32 < live_vectors(operands, grid)) guess = prefetch_token(operands, place);
+  }
+  if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
+    if (!grid.prefetch) prefetch_slots(operands, place.token);
+    if (place.token < grid.tokens_before_ahead) prefetch_slots(operands, place.token + grid.ahead);
   }
   // Every block waits, also one with nothing to do: else this grid could end before the one it depends on, and a third
   // that waits for this one alone would read too early.
@@ -150,7 +145,7 @@ __global__ void __launch_bounds__(kMaxThreads<C>, kMinBlocks<C>)
       sum_reduce_vector(operands, place_of_vector(operands, grid, index));
     }
   } else {
-    sum_reduce_vector(operands, place, thread < vectors);
+    sum_reduce_vector(operands, place, thread < vectors, addresses, guess);
   }
 }
 
@@ -159,15 +154,18 @@ cudaError_t launch_part(Operands<C> const& operands, int64_t first_token, int64_
                         LaunchShape const& shape) {
   Grid grid{};
   int64_t const vectors_per_row = hidden / C::kVectorWidth;
-  grid.vectors_per_row = cutlass::FastDivmod(static_cast<int>(vectors_per_row));
+  grid.vectors_per_row = Divider::by(static_cast<uint32_t>(vectors_per_row));
   grid.vectors = static_cast<int32_t>(tokens * vectors_per_row);
   grid.first_token = static_cast<int32_t>(std::min<int64_t>(first_token, INT32_MAX));  // a count is an int32, too
   grid.prefetch = shape.prefetch;
   int const threads = std::min(shape.threads, kMaxThreads<C>);
+  int64_t const resident_threads = int64_t(shape.multiprocessors) * kMinBlocks<C> * kMaxThreads<C>;
+  int64_t const ahead = resident_threads / vectors_per_row;
+  grid.ahead = static_cast<int32_t>(ahead);
+  grid.tokens_before_ahead = static_cast<int32_t>(std::max<int64_t>(0, tokens - ahead));
   int64_t blocks = (grid.vectors + threads - 1) / threads;
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
-    if (operands.live_tokens)
-      blocks = std::min(blocks, int64_t(shape.multiprocessors) * kMinBlocks<C> * kMaxThreads<C> / threads);
+    if (operands.live_tokens) blocks = std::min(blocks, int64_t(shape.multiprocessors) * kLiveBlocks);
   }
   grid.stride = static_cast<int32_t>(blocks * threads);
 

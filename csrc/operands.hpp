@@ -8,6 +8,11 @@
 
 namespace moe_cute {
 
+// A specialised hidden size means that all strides are those of packed rows: constants, of which the distance between a
+// token's rows is an immediate of the load.
+template <class C>
+inline constexpr bool kIsPacked = C::kHidden != kAny && C::kTopK != kAny;
+
 struct NoFusion {};
 
 struct Fusion {

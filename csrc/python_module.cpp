@@ -205,15 +205,15 @@ PyObject* text_pair(std::string const& first, std::string const& second) {
   return Py_BuildValue("(ss)", first.c_str(), second.c_str());
 }
 
-// explain(descriptions of the eight tensors..., scale, architecture, multiprocessors) -> (name or None, threads,
+// explain(descriptions of the eight tensors..., scale, architecture, multiprocessors, pdl) -> (name or None, threads,
 // prefetch, measured, [(refused name, reason)...]). An architecture of 0 asks the device itself.
 PyObject* explain_call(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     PyObject* tensors[kTensors];
     double scale = 1;
-    int architecture = 0, multiprocessors = 0;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOdii", &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4],
-                          &tensors[5], &tensors[6], &tensors[7], &scale, &architecture, &multiprocessors)) {
+    int architecture = 0, multiprocessors = 0, pdl = 1;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOdiip", &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4],
+                          &tensors[5], &tensors[6], &tensors[7], &scale, &architecture, &multiprocessors, &pdl)) {
       return nullptr;
     }
     Call const call = call_of(tensors, scale, described_view);
@@ -225,7 +225,7 @@ PyObject* explain_call(PyObject*, PyObject* args) {
       machine = machine_of(call.input);
     }
     std::vector<Refusal> refusals;
-    Choice const choice = explain(arguments, machine, refusals);
+    Choice const choice = explain(arguments, machine, pdl && machine.architecture >= 90, refusals);
     PyObject* const list = PyList_New(0);
     for (Refusal const& refusal : refusals) {
       PyObject* const pair = text_pair(refusal.variant->name, refusal.reason);

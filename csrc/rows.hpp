@@ -47,18 +47,22 @@ struct Rows {
   // Zeros where the row is not to be read.
   CUTE_HOST_DEVICE void load_if(bool wanted, int row, T const* address) {
     constexpr int kBits = kAccessBits<T, kVectorWidth>;
-    static_assert(kBits == kVectorWidth * int(sizeof(T)) * 8, "a row's vector is one access");
     using Bits = cute::uint_bit_t<kBits>;
-    moe_cute::load_if<kBits>(wanted, reinterpret_cast<Bits const*>(address),
-                             cute::recast<Bits>(staged(cute::_, row))(0));
+    auto accesses = cute::recast<Bits>(staged(cute::_, row));
+    CUTE_UNROLL
+    for (int access = 0; access < cute::size(accesses); ++access) {
+      moe_cute::load_if<kBits>(wanted, reinterpret_cast<Bits const*>(address) + access, accesses(access));
+    }
   }
   CUTE_HOST_DEVICE T operator()(int element, int row) const { return staged(element, row); }
 };
 
-// How many rows are on their way before the first add: all of them, or four where topk is known only at run time, which
-// leaves the registers for a full multiprocessor.
+// How many rows are on their way before the first add: all of them, or eight where topk is known only at run time: most
+// models route to no more.
 template <class C>
-inline constexpr int kRowsInFlight = C::kTopK == kAny ? 4 : C::kTopK;
+inline constexpr int kRowsInFlight = C::kTopK == kAny ? 8 : C::kTopK;
+
+inline constexpr bool kPredicatesLoads = true;
 #else
 // In place: a core reorders its own loads, and a copy on the stack would stall them.
 template <class T, int kVectorWidth, int kRows>
@@ -74,7 +78,30 @@ struct Rows {
 
 template <class C>
 inline constexpr int kRowsInFlight = 1;
+
+inline constexpr bool kPredicatesLoads = false;
 #endif
+
+template <class Sum, class Rounded>
+CUTE_HOST_DEVICE void round(Sum const& sum, Rounded& rounded) {
+  using T = typename Rounded::value_type;
+  constexpr int V = decltype(cute::size(sum))::value;
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == 2 && V % 2 == 0) {
+    auto pairs = cute::recast<uint32_t>(rounded);  // (V / 2)
+    CUTE_UNROLL
+    for (int pair = 0; pair < V / 2; ++pair) {
+      pairs(pair) = from_accumulators<T>(sum(2 * pair), sum(2 * pair + 1));
+    }
+  } else
+#endif
+  {
+    MOE_CUTE_UNROLL
+    for (int v = 0; v < V; ++v) {
+      rounded(v) = from_accumulator<T>(sum(v));
+    }
+  }
+}
 
 // Rounds a sum once, to the dtype of `address`, and stores it there.
 template <class Sum, class T>
@@ -90,10 +117,7 @@ CUTE_HOST_DEVICE void store_rounded(Sum const& sum, T* address, bool streaming) 
     return;
   }
   Tensor rounded = make_tensor<T>(Int<V>{});  // (V)
-  MOE_CUTE_UNROLL
-  for (int v = 0; v < V; ++v) {
-    rounded(v) = from_accumulator<T>(sum(v));
-  }
+  round(sum, rounded);
   copy_vector<StoreVector<kAccessBits<T, V>>>(rounded, destination);
 }
 

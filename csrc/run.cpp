@@ -16,11 +16,12 @@ struct ChoiceKey {
   bool operator==(ChoiceKey const& other) const { return words == other.words; }
 };
 
-ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine) {
+ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
   auto const alignment = [](void const* data) { return int64_t(reinterpret_cast<uintptr_t>(data) % 16); };
   int64_t const kinds = int64_t(call.input_dtype) | int64_t(call.output_dtype) << 4 |
                         int64_t(call.expert_ids.data || call.live_tokens) << 8 | int64_t(call.is_permuted) << 11 |
-                        int64_t(call.weights.data != nullptr) << 9 | int64_t(call.shared != nullptr) << 10;
+                        int64_t(call.weights.data != nullptr) << 9 | int64_t(call.shared != nullptr) << 10 |
+                        int64_t(programmatic) << 12;
   return {{kinds, call.tokens, call.topk, call.hidden, call.input_token_stride, call.input_topk_stride,
            call.input_hidden_stride, call.output_token_stride, call.output_hidden_stride, call.shared_token_stride,
            call.shared_hidden_stride, call.rows,
@@ -29,7 +30,7 @@ ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine) {
 }
 
 // Engines repeat a few shapes for ever: each thread remembers its latest choices. A slot that is taken is overwritten.
-Choice remembered_choice(SumReduceArguments const& call, Machine const& machine) {
+Choice remembered_choice(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
   struct Entry {
     ChoiceKey key{};
     Choice choice;
@@ -37,24 +38,24 @@ Choice remembered_choice(SumReduceArguments const& call, Machine const& machine)
   constexpr std::size_t kEntries = 256;
   thread_local std::array<Entry, kEntries> entries;
 
-  ChoiceKey const key = key_of(call, machine);
+  ChoiceKey const key = key_of(call, machine, programmatic);
   uint64_t hash = 0xcbf29ce484222325u;
   for (int64_t word : key.words) hash = (hash ^ uint64_t(word)) * 0x9e3779b97f4a7c15u;
   Entry& entry = entries[(hash >> 32) % kEntries];
-  if (entry.choice.variant == nullptr || !(entry.key == key)) entry = {key, choose(call, machine)};
+  if (entry.choice.variant == nullptr || !(entry.key == key)) entry = {key, choose(call, machine, programmatic)};
   return entry.choice;
 }
 
-Choice choice_for(SumReduceArguments const& call, Machine const& machine, char const* name) {
+Choice choice_for(SumReduceArguments const& call, Machine const& machine, bool programmatic, char const* name) {
   if (name != nullptr) {
     std::string refusal;
-    Choice const choice = choose_by_name(name, call, machine, refusal);
+    Choice const choice = choose_by_name(name, call, machine, programmatic, refusal);
     if (choice.variant == nullptr)
       throw ArgumentError("variant", std::string(name) + ", but " + refusal,
                           "one that moe_cute.explain does not refuse, or None");
     return choice;
   }
-  Choice const choice = remembered_choice(call, machine);
+  Choice const choice = remembered_choice(call, machine, programmatic);
   if (choice.variant == nullptr) {
     throw std::runtime_error(std::string("no variant of this build runs this call on ") + name_of(machine.backend) +
                              "; moe_cute.explain tells why each was refused");
@@ -62,26 +63,26 @@ Choice choice_for(SumReduceArguments const& call, Machine const& machine, char c
   return choice;
 }
 
-LaunchShape cpu_shape(RunOptions const& options) {
+char const* run_on_cpu(SumReduceArguments const& arguments, Choice const& choice, RunOptions const& options) {
   LaunchShape shape;
   shape.parallel_for = options.parallel_for;
-  return shape;
+  return choice.variant->launch(arguments, shape);
 }
 
-char const* launch_on_cuda(Call const& call, SumReduceArguments const& arguments, Choice const& choice,
-                           Machine const& machine, RunOptions const& options) {
-  CudaDeviceGuard const guard(call.input.device_index);
+char const* run_on_cuda(SumReduceArguments const& arguments, Choice const& choice, Machine const& machine,
+                        bool programmatic, RunOptions const& options) {
   LaunchShape shape;
   shape.threads = options.threads > 0 ? options.threads : choice.threads;
-  shape.programmatic_dependent_launch =
-      options.programmatic_dependent_launch && machine.architecture >= 90 && previous_kernel_triggers(options.stream);
+  shape.programmatic_dependent_launch = programmatic;
   // Asking early for cache lines is worth its instructions only while another kernel is still running.
-  shape.prefetch = shape.programmatic_dependent_launch && (options.threads > 0 ? options.prefetch : choice.prefetch);
+  shape.prefetch = programmatic && (options.threads > 0 ? options.prefetch : choice.prefetch);
   shape.multiprocessors = machine.multiprocessors;
   shape.stream = options.stream;
-  char const* const error = choice.variant->launch(arguments, shape);
-  if (machine.architecture >= 90) note_captured_launch(options.stream);
-  return error;
+  return choice.variant->launch(arguments, shape);
+}
+
+void throw_if_failed(Choice const& choice, char const* error) {
+  if (error != nullptr) throw std::runtime_error(std::string(choice.variant->name) + " failed to launch: " + error);
 }
 
 }  // namespace
@@ -94,13 +95,20 @@ Machine const& machine_of(TensorView const& input) {
 void run(Call const& call, RunOptions const& options) {
   SumReduceArguments const arguments = checked(call);
   Machine const& machine = machine_of(call.input);
-  Choice const choice = choice_for(arguments, machine, options.variant);
-  if (arguments.tokens == 0 || arguments.hidden == 0) return;
-
-  char const* const error = machine.backend == Backend::kCuda
-                                ? launch_on_cuda(call, arguments, choice, machine, options)
-                                : choice.variant->launch(arguments, cpu_shape(options));
-  if (error != nullptr) throw std::runtime_error(std::string(choice.variant->name) + " failed to launch: " + error);
+  bool const is_empty = arguments.tokens == 0 || arguments.hidden == 0;
+  if (machine.backend == Backend::kCpu) {
+    Choice const choice = choice_for(arguments, machine, false, options.variant);
+    if (!is_empty) throw_if_failed(choice, run_on_cpu(arguments, choice, options));
+    return;
+  }
+  CudaDeviceGuard const guard(call.input.device_index);
+  LaunchSite const site(options.stream);
+  bool const programmatic =
+      options.programmatic_dependent_launch && machine.architecture >= 90 && site.previous_kernel_triggers();
+  Choice const choice = choice_for(arguments, machine, programmatic, options.variant);
+  if (is_empty) return;
+  throw_if_failed(choice, run_on_cuda(arguments, choice, machine, programmatic, options));
+  if (machine.architecture >= 90) site.note_launch();
 }
 
 }  // namespace moe_cute

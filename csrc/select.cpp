@@ -38,20 +38,32 @@ Preference heuristic(SumReduceArguments const& call, Machine const& machine) {
   return {std::max(1, (wide ? 16 : 8) / bytes), large_blocks ? 256 : 128, prefetch, false};
 }
 
-// The rule whose epilogue and topk are nearest. Steps are compared by the elements read, so that a ladder serves the
-// topk beside its own; an epilogue without measurements follows the plain sum's.
-Preference preferred(SumReduceArguments const& call, Machine const& machine) {
-  LaunchRule const* best = nullptr;
-  auto const distance = [&](LaunchRule const& rule) {
-    return std::make_tuple(rule.epilogue != needed_epilogue(call), std::abs(int64_t(rule.topk) - call.topk),
-                           rule.output_elements);
+bool has_kernel_for_topk(int64_t topk) {
+  for (Variant const& variant : variants()) {
+    if (variant.backend == Backend::kCuda && variant.topk == topk) return true;
+  }
+  return false;
+}
+
+// The rule measured on what is nearest to the call: in the kind of launch, the epilogue, the dtype, and topk. Where
+// topk has no kernel of its own, the ladder of those without is nearer than any number's.
+Preference preferred(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
+  int64_t const elements = call.tokens * call.topk * call.hidden;
+  bool const has_kernel = has_kernel_for_topk(call.topk);
+  auto const topk_distance = [&](LaunchRule const& rule) -> int64_t {
+    if (rule.topk == kAny) return has_kernel ? INT64_MAX : -1;
+    return std::abs(int64_t(rule.topk) - call.topk);
   };
+  auto const distance = [&](LaunchRule const& rule) {
+    return std::make_tuple(rule.programmatic != programmatic, rule.epilogue != needed_epilogue(call),
+                           rule.dtype != call.input_dtype, topk_distance(rule), rule.elements);
+  };
+  LaunchRule const* best = nullptr;
   for (LaunchRule const& rule : launch_rules()) {
-    if (rule.architecture != machine.architecture || rule.dtype != call.input_dtype) continue;
+    if (rule.architecture != machine.architecture) continue;
+    if (element_bytes(rule.dtype) != element_bytes(call.input_dtype)) continue;
     if (rule.epilogue != needed_epilogue(call) && rule.epilogue != Epilogue::kPlain) continue;
-    double const elements =
-        double(call.tokens) * call.hidden * std::max<int64_t>(call.topk, 1) / std::max(rule.topk, 1);
-    if (elements > double(rule.output_elements)) continue;
+    if (elements > rule.elements) continue;
     if (best == nullptr || distance(rule) < distance(*best)) best = &rule;
   }
   if (best == nullptr) return heuristic(call, machine);
@@ -76,6 +88,22 @@ std::string misalignment(char const* name, void const* data, int element_bytes, 
     return std::string(name) + "'s rows are " + number(row_stride * element_bytes) +
            " bytes apart, not a multiple of " + number(bytes);
   }
+  return {};
+}
+
+std::string refuse_unpacked(SumReduceArguments const& call) {
+  if (call.input_hidden_stride != 1) return "input's hidden stride is " + number(call.input_hidden_stride) + ", not 1";
+  if (call.output_hidden_stride != 1)
+    return "output's hidden stride is " + number(call.output_hidden_stride) + ", not 1";
+  auto const apart = [](char const* rows, int64_t stride, int64_t packed) {
+    return std::string(rows) + " are " + number(stride) + " elements apart, not packed " + number(packed);
+  };
+  if (call.topk > 1 && call.input_topk_stride != call.hidden)
+    return apart("the topk rows", call.input_topk_stride, call.hidden);
+  if (call.tokens > 1 && call.input_token_stride != call.topk * call.hidden)
+    return apart("the input's tokens", call.input_token_stride, call.topk * call.hidden);
+  if (call.tokens > 1 && call.output_token_stride != call.hidden)
+    return apart("the output's rows", call.output_token_stride, call.hidden);
   return {};
 }
 
@@ -114,6 +142,9 @@ std::string refuse(Variant const& variant, SumReduceArguments const& call, Machi
   if (variant.epilogue < needed_epilogue(call)) {
     return std::string("the call needs the ") + name_of(needed_epilogue(call)) + " epilogue";
   }
+  if (variant.epilogue == Epilogue::kPermuted && call.is_permuted && call.rows > INT32_MAX) {
+    return "the input has " + number(call.rows) + " rows, and it counts them in 32 bits";
+  }
   if (variant.epilogue != Epilogue::kRouted && call.input_dtype != call.output_dtype)
     return "it stores the input's dtype";
   if (variant.topk != kAny && variant.topk != call.topk)
@@ -121,8 +152,9 @@ std::string refuse(Variant const& variant, SumReduceArguments const& call, Machi
   if (variant.hidden != kAny && variant.hidden != call.hidden) {
     return "hidden size is " + number(call.hidden) + ", not " + number(variant.hidden);
   }
-  if (variant.hidden != kAny && call.topk > 1 && call.input_topk_stride != call.hidden) {
-    return "the topk rows are " + number(call.input_topk_stride) + " elements apart, not packed " + number(call.hidden);
+  if (variant.hidden != kAny) {
+    std::string const reason = refuse_unpacked(call);
+    if (!reason.empty()) return reason;
   }
   if (variant.backend == Backend::kCuda && variant.vector_width > 1) return refuse_vectors(variant, call);
   return {};
@@ -163,14 +195,23 @@ Choice choice_of(Variant const* variant, Preference const& preference) {
   return {variant, preference.threads, preference.prefetch, preference.measured};
 }
 
-Preference preference_on(SumReduceArguments const& call, Machine const& machine) {
-  return machine.backend == Backend::kCuda ? preferred(call, machine) : Preference{};
+Preference preference_on(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
+  if (machine.backend == Backend::kCpu) return {};
+  Preference preference = preferred(call, machine, programmatic);
+  if (call.live_tokens) {
+    // The capacity says little about the live tokens, which are the fewer the more it matters: small blocks spread few
+    // of them over all multiprocessors, and prefetch asks for theirs alone.
+    preference.threads = 64;
+    preference.prefetch = programmatic;
+  }
+  return preference;
 }
 
 }  // namespace
 
-Choice explain(SumReduceArguments const& call, Machine const& machine, std::vector<Refusal>& refusals) {
-  Preference const preference = preference_on(call, machine);
+Choice explain(SumReduceArguments const& call, Machine const& machine, bool programmatic,
+               std::vector<Refusal>& refusals) {
+  Preference const preference = preference_on(call, machine, programmatic);
   for (Variant const* variant : candidates(call, machine, preference)) {
     std::string reason = refuse(*variant, call, machine);
     if (reason.empty()) return choice_of(variant, preference);
@@ -179,17 +220,17 @@ Choice explain(SumReduceArguments const& call, Machine const& machine, std::vect
   return {};
 }
 
-Choice choose(SumReduceArguments const& call, Machine const& machine) {
+Choice choose(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
   std::vector<Refusal> refusals;
-  return explain(call, machine, refusals);
+  return explain(call, machine, programmatic, refusals);
 }
 
 Choice choose_by_name(std::string const& name, SumReduceArguments const& call, Machine const& machine,
-                      std::string& refusal) {
+                      bool programmatic, std::string& refusal) {
   for (Variant const& variant : variants()) {
     if (name != variant.name) continue;
     refusal = refuse(variant, call, machine);
-    return refusal.empty() ? choice_of(&variant, preference_on(call, machine)) : Choice{};
+    return refusal.empty() ? choice_of(&variant, preference_on(call, machine, programmatic)) : Choice{};
   }
   refusal = "there is no variant of that name";
   return {};

@@ -31,14 +31,16 @@ struct Refusal {
 };
 
 // The first variant in order of preference that accepts the call; none where a build has no variant for it.
-Choice choose(SumReduceArguments const& call, Machine const& machine);
+// `programmatic`: whether the launch may overlap with the kernel before it, which other launches suit than a plain one.
+Choice choose(SumReduceArguments const& call, Machine const& machine, bool programmatic);
 
 // The same, with the refusals of all that were preferred over it.
-Choice explain(SumReduceArguments const& call, Machine const& machine, std::vector<Refusal>& refusals);
+Choice explain(SumReduceArguments const& call, Machine const& machine, bool programmatic,
+               std::vector<Refusal>& refusals);
 
 // The variant of that name, if it accepts the call; else `refusal` says why not.
 Choice choose_by_name(std::string const& name, SumReduceArguments const& call, Machine const& machine,
-                      std::string& refusal);
+                      bool programmatic, std::string& refusal);
 
 char const* name_of(InstructionSet instruction_set);
 char const* name_of(Epilogue epilogue);

@@ -1,8 +1,11 @@
 // The topk slots of one token: which row each one reads, with which weight, and whether it takes part at all.
 #pragma once
 
+#include <type_traits>
+
 #include <cute/numeric/int.hpp>
 
+#include "memory.hpp"
 #include "operands.hpp"
 
 namespace moe_cute {
@@ -31,13 +34,16 @@ CUTE_HOST_DEVICE void load_slots(T const* row, int64_t topk_stride, bool wide, i
   }
 }
 
-// Widened to int64 whatever the storage.
-template <int K>
-CUTE_HOST_DEVICE void load_indices(IndexMatrix const& matrix, int64_t token, int first, int topk,
-                                   int64_t (&values)[K]) {
+// Indices of int32 or int64 as `Index`es; one that this cannot hold becomes -1. The int32s are not touched after their
+// load: arithmetic here, behind a branch, would wait for them.
+template <int K, class Index>
+CUTE_HOST_DEVICE void load_indices(IndexMatrix const& matrix, int64_t token, int first, int topk, Index (&values)[K]) {
   int64_t const row = token * matrix.token_stride;
   if (matrix.is_int64) {
-    load_slots(static_cast<int64_t const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, values);
+    int64_t wide[K];
+    load_slots(static_cast<int64_t const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, wide);
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) values[k] = static_cast<Index>(wide[k]) == wide[k] ? static_cast<Index>(wide[k]) : -1;
   } else {
     int32_t narrow[K];
     load_slots(static_cast<int32_t const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, narrow);
@@ -64,48 +70,73 @@ struct Place {
 
 template <class C>
 CUTE_HOST_DEVICE Place<C> place_of(Operands<C> const& operands, int64_t token, int64_t hidden) {
-  bool is_permuted = false;
-  if constexpr (C::kEpilogue >= Epilogue::kPermuted) is_permuted = operands.is_permuted;
-  int64_t const column = hidden * (C::kVectorWidth == 1 ? operands.input_hidden_stride : 1);
-  return {operands.input + (is_permuted ? 0 : token * operands.input_token_stride) + column,
-          token * operands.output_token_stride + hidden * (C::kVectorWidth == 1 ? operands.output_hidden_stride : 1),
-          token, hidden};
+  if constexpr (kIsPacked<C>) {
+    return {operands.input + token * (C::kTopK * C::kHidden) + hidden, token * C::kHidden + hidden, token, hidden};
+  } else {
+    bool is_permuted = false;
+    if constexpr (C::kEpilogue >= Epilogue::kPermuted) is_permuted = operands.is_permuted;
+    int64_t const column = hidden * (C::kVectorWidth == 1 ? operands.input_hidden_stride : 1);
+    return {operands.input + (is_permuted ? 0 : token * operands.input_token_stride) + column,
+            token * operands.output_token_stride + hidden * (C::kVectorWidth == 1 ? operands.output_hidden_stride : 1),
+            token, hidden};
+  }
 }
 
-// The rows that K slots of a token read, from slot `first` on.
+// Elements from the start of shared_output.
+template <class C>
+CUTE_HOST_DEVICE int64_t offset_in_shared(Operands<C> const& operands, Place<C> const& place) {
+  return place.token * operands.shared_token_stride +
+         place.hidden * (C::kVectorWidth == 1 ? operands.shared_hidden_stride : 1);
+}
+
+// The rows that K slots of a token read, from slot `first` on: counted from the token's first row, or from the input's
+// where it is permuted. Negative: the slot takes no part, and nothing is read.
 template <class C, int K>
 struct SlotRows {
-  int64_t offsets[K];  // from the place in the input
-  bool live[K];        // whether the row may be read
+  // Each is kept while its row is on its way; half the registers of an int64 let more rows be so.
+  using Row = std::conditional_t<C::kEpilogue == Epilogue::kRouted, int64_t, int32_t>;
+  Row rows[K];
+
+  SlotRows() = default;
 
   CUTE_HOST_DEVICE SlotRows(Operands<C> const& operands, int64_t token, int first, int topk) {
-    // A specialised hidden size means packed rows: their distance is an immediate of the load.
-    int64_t const topk_stride = C::kHidden != kAny ? int64_t(C::kHidden) : operands.input_topk_stride;
-    CUTE_UNROLL
-    for (int k = 0; k < K; ++k) {
-      offsets[k] = (first + k) * topk_stride;
-      live[k] = C::kTopK == K || K == 1 || first + k < topk;
+    if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
+      if (operands.is_permuted) {
+        load_indices(operands.rows_of_slots, token, first, topk, rows);
+        CUTE_UNROLL
+        for (int k = 0; k < K; ++k) rows[k] = exists(k, first, topk) && rows[k] < operands.rows ? rows[k] : -1;
+        return;
+      }
     }
-    if constexpr (C::kEpilogue >= Epilogue::kPermuted) look_up(operands, token, first, topk);
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) rows[k] = exists(k, first, topk) ? first + k : -1;
+  }
+
+  // Drops the slots whose expert lives elsewhere.
+  CUTE_HOST_DEVICE void drop_remote_experts(Operands<C> const& operands, int64_t token, int first, int topk) {
+    if constexpr (C::kEpilogue == Epilogue::kRouted) {
+      if (operands.expert_ids.data == nullptr) return;
+      int64_t experts[K];
+      load_indices(operands.expert_ids, token, first, topk, experts);
+      CUTE_UNROLL
+      for (int k = 0; k < K; ++k) rows[k] = is_local(operands, experts[k]) ? rows[k] : -1;
+    }
+  }
+
+  CUTE_HOST_DEVICE bool live(int k) const { return rows[k] >= 0; }
+
+  // Elements from the place in the input to the row that slot k reads.
+  CUTE_HOST_DEVICE int64_t offset(Operands<C> const& operands, int k) const {
+    int64_t stride = kIsPacked<C> ? int64_t(C::kHidden) : operands.input_topk_stride;
+    if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
+      if (operands.is_permuted) stride = operands.input_token_stride;
+    }
+    return rows[k] * stride;
   }
 
  private:
-  CUTE_HOST_DEVICE void look_up(Operands<C> const& operands, int64_t token, int first, int topk) {
-    int64_t values[K];
-    if (operands.is_permuted) {
-      load_indices(operands.rows_of_slots, token, first, topk, values);
-      CUTE_UNROLL
-      for (int k = 0; k < K; ++k) {
-        live[k] = live[k] && values[k] >= 0 && values[k] < operands.rows;
-        offsets[k] = values[k] * operands.input_token_stride;
-      }
-    }
-    if constexpr (C::kEpilogue == Epilogue::kRouted) {
-      if (operands.expert_ids.data == nullptr) return;
-      load_indices(operands.expert_ids, token, first, topk, values);
-      CUTE_UNROLL
-      for (int k = 0; k < K; ++k) live[k] = live[k] && is_local(operands, values[k]);
-    }
+  CUTE_HOST_DEVICE static bool exists(int k, int first, int topk) {
+    return C::kTopK == K || K == 1 || first + k < topk;
   }
 };
 

@@ -3,6 +3,7 @@
 
 #include <cute/tensor.hpp>
 
+#include "guess.hpp"
 #include "numeric.hpp"
 #include "rows.hpp"
 #include "slots.hpp"
@@ -23,71 +24,133 @@ CUTE_HOST_DEVICE void with_output_element(Operands<C> const& operands, F const& 
   }
 }
 
-// Sums the vector at `place`, and stores it if `writes`: a thread past the end repeats the last vector's loads, since
-// behind a branch the compiler computes each row's address anew.
+// Whether a thread computes where its rows are before anything is read: in narrow vectors' kernels on a GPU, which are
+// those of few tokens, that is off the path between the end of the kernel before and the first load. Constant strides
+// leave nothing to compute, and looked-up rows are not known yet.
 template <class C>
-CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> const& place, bool writes = true) {
-  using namespace cute;
+inline constexpr bool kAddressesEarly =
+    kPredicatesLoads && !kIsPacked<C> && C::kTopK != kAny && C::kEpilogue < Epilogue::kPermuted &&
+    C::kVectorWidth * sizeof(Element<C::kDType>) <= 8;
+
+template <class C>
+struct Addresses {
+  Element<C::kDType> const* rows[kAddressesEarly<C> ? C::kTopK : 1];
+  int64_t shared;  // elements
+};
+
+// The running sum of a token's vector, and what is added to it last.
+template <class C>
+struct Sum {
+  using A = Accumulator<Element<C::kDType>>;
+  decltype(cute::make_tensor<A>(cute::Int<C::kVectorWidth>{})) values;  // (V)
+  decltype(cute::make_tensor<A>(cute::Int<C::kVectorWidth>{})) shared;  // (V)
+  bool has_shared = false;
+};
+
+// Has shared_output's vector on its way, where the call has one.
+template <class C>
+CUTE_HOST_DEVICE void load_shared(Operands<C> const& operands, Place<C> const& place, Addresses<C> const& addresses,
+                                  Sum<C>& sum) {
+  if constexpr (C::kEpilogue != Epilogue::kPlain) {
+    sum.has_shared = operands.shared != nullptr;
+    if (!kPredicatesLoads && !sum.has_shared) return;
+    int64_t const at = kAddressesEarly<C> ? addresses.shared : offset_in_shared(operands, place);
+    with_output_element(operands, [&](auto element) {
+      using Stored = decltype(element);
+      Rows<Stored, C::kVectorWidth, 1> row;
+      row.load_if(sum.has_shared, 0, static_cast<Stored const*>(operands.shared) + at);
+      MOE_CUTE_UNROLL
+      for (int v = 0; v < C::kVectorWidth; ++v) {
+        sum.shared(v) = to_accumulator(row(v, 0));
+      }
+    });
+  }
+}
+
+// Adds K slots from `first` on, all their rows on their way before the first is used.
+template <int K, class C>
+CUTE_HOST_DEVICE void add_slots(Operands<C> const& operands, Place<C> const& place, int first, int topk,
+                                Addresses<C> const& addresses, Guess<C> const& guess, Sum<C>& sum) {
   using T = Element<C::kDType>;
   using A = Accumulator<T>;
   constexpr int V = C::kVectorWidth;
-  constexpr int K = kRowsInFlight<C>;
-  constexpr bool kWholeChunks = C::kTopK == K || K == 1;
-  constexpr bool kMaySkip = C::kEpilogue >= Epilogue::kPermuted || !kWholeChunks;
+  constexpr bool kMaySkip = C::kEpilogue >= Epilogue::kPermuted || !(C::kTopK == K || K == 1);
 
-  Tensor shared = make_tensor<A>(Int<V>{});  // (V), on its way with the first rows
-  bool has_shared = false;
-  if constexpr (C::kEpilogue != Epilogue::kPlain) {
-    has_shared = operands.shared != nullptr;
-    if (has_shared) {
-      int64_t const at = place.token * operands.shared_token_stride + place.hidden * operands.shared_hidden_stride;
-      with_output_element(operands, [&](auto element) {
-        using Stored = decltype(element);
-        Rows<Stored, V, 1> row;
-        row.load(0, static_cast<Stored const*>(operands.shared) + at);
-        MOE_CUTE_UNROLL
-        for (int v = 0; v < V; ++v) {
-          shared(v) = to_accumulator(row(v, 0));
-        }
-      });
-    }
+  SlotRows<C, K> slots;
+  bool is_guess = false;
+  if constexpr (kMayGuess<C>) {
+    is_guess = guess.made;
+    slots = guess.rows;
   }
-
-  Tensor sum = make_tensor<A>(Int<V>{});  // (V)
-  clear(sum);
-  int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
-  for (int first = 0; first < topk; first += K) {
-    SlotRows<C, K> const slots(operands, place.token, first, topk);
-    Rows<T, V, K> rows;
+  if (!is_guess) slots = SlotRows<C, K>(operands, place.token, first, topk);
+  slots.drop_remote_experts(operands, place.token, first, topk);
+  Rows<T, V, K> rows;
+  auto const load_rows = [&] {
     MOE_CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
-      T const* const row = place.input + slots.offsets[k];
+      T const* const row = kAddressesEarly<C> ? addresses.rows[k] : place.input + slots.offset(operands, k);
       if (kMaySkip) {
-        rows.load_if(slots.live[k], k, row);
+        rows.load_if(slots.live(k), k, row);
       } else {
         rows.load(k, row);
       }
     }
-    SlotWeights<C, K> const weights(operands, place.token, first, topk);  // while the rows are on their way
-    MOE_CUTE_UNROLL
-    for (int k = 0; k < K; ++k) {
-      A const weight = kMaySkip && !slots.live[k] ? A(0) : weights.values[k];
-      MOE_CUTE_UNROLL
-      for (int v = 0; v < V; ++v) {
-        A const term = to_accumulator(rows(v, k));
-        A const added = C::kEpilogue == Epilogue::kPlain ? sum(v) + term : fma_rn(weight, term, sum(v));
-        sum(v) =
-            kWholeChunks || first + k < topk ? added : sum(v);  // a skipped slot adds zero, one past the last nothing
-      }
+  };
+  load_rows();
+  // While the rows are on their way: all that is looked up beside them.
+  int64_t truth = 0;
+  if constexpr (kMayGuess<C>) {
+    if (is_guess) truth = guess.look_again(operands);
+  }
+  if (kPredicatesLoads && first == 0) load_shared(operands, place, addresses, sum);
+  // Last, since their dtype is a branch, at whose end they are waited for.
+  SlotWeights<C, K> const weights(operands, place.token, first, topk);
+  if constexpr (kMayGuess<C>) {
+    if (is_guess && !guess.holds(truth)) {
+      slots = SlotRows<C, K>(operands, place.token, first, topk);
+      load_rows();
     }
   }
   MOE_CUTE_UNROLL
-  for (int v = 0; v < V; ++v) {
-    sum(v) = has_shared ? fma_rn(sum(v), operands.scale, shared(v)) : sum(v) * operands.scale;
+  for (int k = 0; k < K; ++k) {
+    A const weight = kMaySkip && !slots.live(k) ? A(0) : weights.values[k];
+    MOE_CUTE_UNROLL
+    for (int v = 0; v < V; ++v) {
+      A const term = to_accumulator(rows(v, k));  // zero for a skipped slot, which leaves a sum as it is
+      sum.values(v) = C::kEpilogue == Epilogue::kPlain ? sum.values(v) + term : fma_rn(weight, term, sum.values(v));
+    }
+  }
+}
+
+// Sums the vector at `place`, and stores it if `writes`: a thread past the end repeats the last vector's loads, since
+// behind a branch the compiler computes each row's address anew.
+template <class C>
+CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> const& place, bool writes = true,
+                                        Addresses<C> const& addresses = {}, Guess<C> const& guess = {}) {
+  constexpr int K = kRowsInFlight<C>;
+  Sum<C> sum;
+  cute::clear(sum.values);
+  if constexpr (C::kTopK == K) {
+    add_slots<K>(operands, place, 0, K, addresses, guess, sum);
+  } else {
+    int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
+    if (!kPredicatesLoads || topk == 0) load_shared(operands, place, addresses, sum);
+    int first = 0;
+    // Half a chunk where that is enough: kernels of narrow vectors, with many threads, are bound by instructions.
+    for (; topk - first > K / 2; first += K) add_slots<K>(operands, place, first, topk, addresses, guess, sum);
+    if constexpr (K > 1) {
+      if (first < topk) add_slots<K / 2>(operands, place, first, topk, addresses, guess, sum);
+    }
+  }
+  MOE_CUTE_UNROLL
+  for (int v = 0; v < C::kVectorWidth; ++v) {
+    sum.values(v) =
+        sum.has_shared ? fma_rn(sum.values(v), operands.scale, sum.shared(v)) : sum.values(v) * operands.scale;
   }
   if (!writes) return;
   with_output_element(operands, [&](auto element) {
-    store_rounded(sum, static_cast<decltype(element)*>(operands.output) + place.output, operands.streaming_store);
+    store_rounded(sum.values, static_cast<decltype(element)*>(operands.output) + place.output,
+                  operands.streaming_store);
   });
 }
 

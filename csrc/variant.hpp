@@ -19,13 +19,14 @@ struct Variant {
   Launch launch;  // null where this build has no such backend
 };
 
-// A measured choice of launch, from specs/tuning/: for outputs of up to `output_elements` (tokens x hidden).
+// A measured choice of launch, from specs/tuning/: for calls that read up to `elements` (tokens x topk x hidden).
 struct LaunchRule {
   int architecture;
+  bool programmatic;  // for launches that may overlap with the kernel before, or for plain ones
   DType dtype;
   Epilogue epilogue;
-  int topk;
-  int64_t output_elements;
+  int topk;  // or kAny, for those without a kernel of their own
+  int64_t elements;
   int vector_width;
   int threads;
   bool prefetch;

@@ -19,7 +19,7 @@ MAX_TOPK = 32
 MAX_HIDDEN = 1 << 20
 
 # The loads that a specialised hidden size is worth having for: see generator/rules.py.
-WIDE_VECTOR_BYTES = (8, 16)
+WIDE_VECTOR_BYTES = (4, 8, 16)
 
 Value = TypeVar("Value")
 
@@ -144,6 +144,6 @@ def _contradictions(spec: Spec) -> Iterator[Contradiction]:
             wide = wide_widths(dtype, widths)
             if hidden != "any" and all(hidden % width for width in wide):
                 listed = ", ".join(str(width) for width in wide) or "none is listed"
-                allowed = f"a multiple of one of {dtype}'s vectors of 8 or 16 bytes: {listed}"
+                allowed = f"a multiple of one of {dtype}'s vectors of 4, 8 or 16 bytes: {listed}"
                 yield ("hidden_sizes", index), str(hidden), allowed
                 break

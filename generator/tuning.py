@@ -20,6 +20,7 @@ Text = Annotated[
     str, Field(pattern=r"^[ -~]{1,100}$"), Allowed("one line of text, in quotes where it looks like a number")
 ]
 DType = Annotated[DTypeName, Allowed(", ".join(DTYPES))]
+Launch = Annotated[Literal["programmatic", "plain"], Allowed("programmatic, plain")]
 Elements = Annotated[
     Annotated[int, Field(ge=1, lt=1 << 63)] | Literal["any"], Allowed("a whole number of elements from 1, or any")
 ]
@@ -36,17 +37,21 @@ class Measured(StrictModel):
 
 
 class Step(StrictModel):
-    """The launch for outputs of up to `output_elements` (tokens x hidden)."""
+    """The launch for calls that read up to `elements` of the input (tokens x topk x hidden)."""
 
-    output_elements: Elements
+    elements: Elements
     vector_width: Annotated[int, Field(ge=1), Allowed("a whole number of elements")]
     threads: Threads
     prefetch: bool
 
 
 class Ladder(StrictModel):
-    """The launches of one kind of call, by rising size; the last step's is `any`."""
+    """The launches of one kind of call, by rising size; the last step's is `any`.
 
+    A programmatic launch may start before the kernel before it has ended; a plain one has nothing to prefetch behind.
+    """
+
+    launch: Launch
     dtype: DType
     epilogue: Epilogue
     topk: AnyTopK
@@ -62,22 +67,23 @@ class TuningFile(StrictModel):
 
 @dataclass(frozen=True)
 class LaunchRule:
-    """A row of the generated table. None is any topk, and an output of any size."""
+    """A row of the generated table. None is any topk without a kernel of its own, and an input of any size."""
 
     architecture: int
+    programmatic: bool
     dtype: DTypeName
     epilogue: EpilogueName
     topk: int | None
-    output_elements: int | None
+    elements: int | None
     vector_width: int
     threads: int
     prefetch: bool
 
     @property
     def order(self) -> tuple[float, ...]:
-        """The first that fits a call is its rule: a given topk before any, small outputs before large."""
+        """Ladder by ladder, a given topk before any, and each by rising size."""
         dtype, epilogue = list(DTYPES).index(self.dtype), list(EPILOGUES).index(self.epilogue)
-        return self.architecture, dtype, epilogue, self.topk or inf, self.output_elements or inf
+        return self.architecture, not self.programmatic, dtype, epilogue, self.topk or inf, self.elements or inf
 
 
 def launch_rules(directory: Path, spec: Spec, variants: list[Variant]) -> list[LaunchRule]:
@@ -111,10 +117,11 @@ def _rules_of(tuning: TuningFile) -> Iterator[LaunchRule]:
         for step in ladder.steps:
             yield LaunchRule(
                 tuning.architecture,
+                ladder.launch == "programmatic",
                 ladder.dtype,
                 ladder.epilogue,
                 None if ladder.topk == "any" else ladder.topk,
-                None if step.output_elements == "any" else step.output_elements,
+                None if step.elements == "any" else step.elements,
                 step.vector_width,
                 step.threads,
                 step.prefetch,
@@ -130,9 +137,9 @@ def _contradictions(path: Path, tuning: TuningFile, spec: Spec, variants: list[V
         for key, listed in (("dtype", list(spec.vector_widths)), ("epilogue", spec.epilogues), ("topk", spec.topk)):
             if (value := getattr(ladder, key)) not in listed:
                 yield (*here, key), str(value), f"what the spec lists: {_spell(listed)}"
-        kind = (ladder.dtype, ladder.epilogue, ladder.topk)
+        kind = (ladder.launch, ladder.dtype, ladder.epilogue, ladder.topk)
         if kind in seen:
-            yield here, f"another ladder for {_spell(kind)}", "one for each dtype, epilogue and topk"
+            yield here, f"another ladder for {_spell(kind)}", "one for each launch, dtype, epilogue and topk"
         seen.append(kind)
         yield from _step_contradictions((*here, "steps"), ladder, spec, variants)
 
@@ -145,16 +152,18 @@ def _step_contradictions(here: KeyPath, ladder: Ladder, spec: Spec, variants: li
         if (variant.backend, variant.hidden) == ("cuda", None)
         and (variant.dtype, variant.epilogue, variant.topk) == (ladder.dtype, ladder.epilogue, topk)
     ]
-    sizes = [inf if step.output_elements == "any" else step.output_elements for step in ladder.steps]
+    sizes = [inf if step.elements == "any" else step.elements for step in ladder.steps]
     for index, step in enumerate(ladder.steps):
         if built and step.vector_width not in built:
             yield (*here, index, "vector_width"), str(step.vector_width), f"what is built for it: {_spell(built)}"
         if step.threads not in spec.threads:
             yield (*here, index, "threads"), str(step.threads), f"what the spec lists: {_spell(spec.threads)}"
         if index > 0 and sizes[index] <= sizes[index - 1]:
-            yield (*here, index, "output_elements"), str(step.output_elements), "rising sizes, each once"
+            yield (*here, index, "elements"), str(step.elements), "rising sizes, each once"
+        if step.prefetch and ladder.launch == "plain":
+            yield (*here, index, "prefetch"), "true", "false, in a plain launch"
     if sizes[-1] != inf:
-        yield (*here, len(sizes) - 1, "output_elements"), str(sizes[-1]), "any, in the last step"
+        yield (*here, len(sizes) - 1, "elements"), str(sizes[-1]), "any, in the last step"
 
 
 def _spell(values: Iterable[object]) -> str:

@@ -108,6 +108,7 @@ def explain(
     shared: Annotated[bool, typer.Option("--shared", help="With shared_output.")] = False,
     num_tokens: Annotated[bool, typer.Option("--num-tokens", help="With num_tokens.")] = False,
     out_dtype: Annotated[DType | None, typer.Option(help="Of the output, if not the input's.")] = None,
+    pdl: Annotated[bool, typer.Option(help="With programmatic dependent launch, where the GPU has it.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Tell which variant a call takes, and why not a better one.
@@ -132,6 +133,7 @@ def explain(
             out_dtype=getattr(torch, out_dtype.value) if out_dtype else None,
             architecture=architecture or 0,
             multiprocessors=multiprocessors,
+            pdl=pdl,
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise typer.BadParameter(str(error)) from error

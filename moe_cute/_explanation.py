@@ -61,6 +61,7 @@ def explain(
     out_dtype: torch.dtype | None = None,
     architecture: int = 0,
     multiprocessors: int = 132,
+    pdl: bool = True,
 ) -> Explanation:
     """Tells which variant ``sum_reduce`` would take. Nothing is run.
 
@@ -71,6 +72,8 @@ def explain(
         output: the output of the call, where it matters (its strides, its alignment, its dtype).
         architecture: 90 for sm_90; 0 asks the device. With a number, a machine without a GPU can explain a CUDA call.
         multiprocessors: of that GPU.
+        pdl: as for ``sum_reduce``. Another block or vector may suit a plain launch, which a CUDA graph also has behind
+            a kernel that does not let the next one start early.
 
     Raises:
         ValueError, TypeError: as ``sum_reduce``.
@@ -96,7 +99,7 @@ def explain(
         described(shared_output, (tokens, hidden), output.dtype if output is not None else result_dtype),
         described(num_tokens, (1,), torch.int32),
     )
-    choice = _C.explain(*(_description(tensor) for tensor in tensors), 1.0, architecture, multiprocessors)
+    choice = _C.explain(*(_description(tensor) for tensor in tensors), 1.0, architecture, multiprocessors, pdl)
     variant, threads, prefetch, measured, refused = choice
     return Explanation(variant, threads, prefetch, measured, tuple(refused))
 

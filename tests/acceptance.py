@@ -25,7 +25,7 @@ def accepts(variant: Variant, input: Tensor, output: Tensor, tensors: Tensors) -
     topk = slots.shape[1]
     if variant.topk not in (None, topk) or variant.hidden not in (None, input.shape[-1]):
         return False
-    if variant.hidden is not None and topk > 1 and input.stride(1) != variant.hidden:
+    if variant.hidden is not None and not (_is_packed(input) and _is_packed(output)):
         return False
     if variant.backend == "cpu" or variant.vector_width == 1:
         return variant.why_not_here() is None
@@ -33,6 +33,15 @@ def accepts(variant: Variant, input: Tensor, output: Tensor, tensors: Tensors) -
         return False
     read_or_written = [input, output, *(tensors[name] for name in ("shared_output",) if name in tensors)]
     return all(_vectors_fit(tensor, variant.vector_width) for tensor in read_or_written)
+
+
+def _is_packed(tensor: Tensor) -> bool:
+    """Contiguous, but for the strides of dimensions of size one."""
+    distances = [1]
+    for size in reversed(tensor.shape[1:]):
+        distances.append(distances[-1] * size)
+    strides = zip(tensor.shape, tensor.stride(), reversed(distances), strict=True)
+    return tensor.stride(-1) == 1 and all(size <= 1 or stride == packed for size, stride, packed in strides)
 
 
 def _vectors_fit(tensor: Tensor, width: int) -> bool:

@@ -1,10 +1,13 @@
-"""The benchmark suite's own tests: report maths, results file, plots, operands, correctness check. No GPU."""
+"""The benchmark suite's own tests: report maths, results file, plots, operands, correctness check, peers."""
 
 from __future__ import annotations
 
+import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +16,12 @@ from typer.testing import CliRunner
 
 pytest.importorskip("matplotlib", reason="the plots need matplotlib")
 
-from benchmarks import comparison, peers, plot, records, report, runner, shapes, verdicts
+from benchmarks import comparison, peers, plot, records, report, runner, shapes, triton_peers, verdicts
 from benchmarks.__main__ import app
 from benchmarks.correctness import find_error, reference
 from benchmarks.measure import Sample, measure_cpu
 from benchmarks.operands import CPU_CACHE_BYTES, Operands, make_operands, rotating_operands
-from benchmarks.providers import Call, Provider, Torch
+from benchmarks.providers import PLAIN, Call, Provider, SglangTriton, Torch
 from benchmarks.records import COLUMNS, Record, RecordError, Results, Writer
 from benchmarks.shapes import Case
 
@@ -88,13 +91,30 @@ def test_each_token_count_is_in_one_band() -> None:
         assert [bool(comparison.in_band([one], low, high)) for _, low, high in comparison.BANDS].index(True) == expected
 
 
-def test_best_peer_leaves_out_ourselves_the_copy_and_who_has_no_time() -> None:
-    times = {"moe_cute": 2.0, "copy": 1.0, "torch": 5.0, "sgl": 3.0, "vllm": None}
+def test_best_peer_leaves_out_what_no_engine_runs_and_who_has_no_time() -> None:
+    times = {"moe_cute": 2.0, "copy": 1.0, "triton": 1.5, "triton_tuned": 1.2, "torch": 5.0, "sgl": 3.0, "vllm": None}
     (one,) = comparison.compare(rows(times, (CASE,)))
     assert one.best_peer == ("sgl", 3.0)
     assert one.ratio == pytest.approx(1.5)
     assert one.ratio_to("torch") == pytest.approx(2.5)
     assert one.ratio_to("vllm") is None
+
+
+@pytest.mark.parametrize(
+    ("rivals", "expected"),
+    [
+        ({"sglang_triton": 3.0, "triton": 1.0}, 0.5),
+        ({"sglang_triton": 1.0, "triton": 3.0}, 0.5),
+        ({"sglang_triton": 3.0, "triton": None}, 1.5),
+        ({"triton": 3.0, "triton_tuned": 1.0}, 1.5),
+        ({"triton_tuned": 1.0}, None),
+    ],
+)
+def test_our_own_triton_kernel_counts_where_it_is_faster_than_the_peers(
+    rivals: dict[str, float | None], expected: float | None
+) -> None:
+    (one,) = comparison.compare(rows({"moe_cute": 2.0, **rivals}, (CASE,)))
+    assert one.ratio_with_triton == expected
 
 
 def test_a_point_without_our_time_is_lost_not_left_out() -> None:
@@ -114,21 +134,62 @@ def test_grids_and_measures_are_kept_apart() -> None:
 
 
 def test_cold_bounds_hold_and_one_slow_point_breaks_the_lowest() -> None:
-    good = rows({"moe_cute": 1.0, "sgl": 1.7, "triton": 1.5}, shapes.MAIN)
+    good = rows({"moe_cute": 1.0, "sgl": 1.7, "sglang_triton": 1.5}, shapes.MAIN)
     assert verdict(good, "cold, against the best peer, any point").passed
     assert verdict(good, "cold, against the best peer, up to 64").passed
     assert verdict(good, "cold, against sgl").passed
-    slow = good[3:] + rows({"moe_cute": 1.0, "triton": 0.97}, shapes.MAIN[:1])
+    slow = good[3:] + rows({"moe_cute": 1.0, "sglang_triton": 0.97}, shapes.MAIN[:1])
     broken = verdict(slow, "cold, against the best peer, any point")
     assert broken.passed is False
     assert "0.970" in broken.measured and str(shapes.MAIN[0]) in broken.measured
 
 
 def test_means_are_judged_band_by_band() -> None:
-    found = rows({"moe_cute": 1.0, "triton": 1.2}, shapes.MAIN)
+    found = rows({"moe_cute": 1.0, "sglang_triton": 1.2}, shapes.MAIN)
     assert verdict(found, "cold, against the best peer, up to 64").passed is False
     assert verdict(found, "cold, against the best peer, 65 to 1024").passed
     assert verdict(found, "cold, against the best peer, above 1024").passed
+
+
+@pytest.mark.parametrize(
+    ("grid", "measure", "where", "what"),
+    [
+        ("main", "cold", "cold", "any point"),
+        ("main", "cold", "cold", "up to 64 tokens, geometric mean"),
+        ("main", "cold", "cold", "65 to 1024 tokens, geometric mean"),
+        ("main", "cold", "cold", "above 1024 tokens, geometric mean"),
+        ("main", "chain", "behind an ordinary producer", "any point"),
+        ("main", "chain", "behind an ordinary producer", "geometric mean"),
+        ("main", "chain_pdl", "behind a producer that triggers", "any point"),
+        ("main", "chain_pdl", "behind a producer that triggers", "geometric mean"),
+        ("outside", "cold", "outside the grid", "any point"),
+    ],
+)
+def test_our_own_triton_kernel_has_a_line_of_its_own_beside_the_peers(
+    grid: str, measure: str, where: str, what: str
+) -> None:
+    def words(times: dict[str, float | None]) -> list[str]:
+        found = rows({"moe_cute": 1.0, **times}, shapes.GRIDS[grid], grid, measure)
+        lines = [f"{where}, against {rivals}, {what}:" for rivals, _ in verdicts.RIVALS]
+        return [verdict(found, line).word for line in lines]
+
+    assert words({"sgl": 1.7, "triton": 1.7}) == ["pass", "pass"]
+    assert words({"sgl": 1.7, "triton": 0.9}) == ["pass", "FAIL"]
+    assert words({"sgl": 0.9, "triton": 1.7}) == ["FAIL", "FAIL"]
+    assert words({"sgl": 1.7, "triton": 1.7, "triton_tuned": 0.9}) == ["pass", "pass"]
+
+
+def test_a_mean_behind_a_producer_is_over_all_points() -> None:
+    half = len(shapes.MAIN) // 2
+    found = rows({"moe_cute": 1.0, "sgl": 2.0}, shapes.MAIN[:half], measure="chain")
+    found += rows({"moe_cute": 1.0, "sgl": 1.0}, shapes.MAIN[half : 2 * half], measure="chain")
+    line = "behind an ordinary producer, against the best peer, geometric mean"
+    assert verdict(found, line).measured == f"{2**0.5:.3f} ({2 * half} points)"
+
+
+def test_triton_tuned_at_each_point_has_a_line_of_its_own() -> None:
+    found = rows({"moe_cute": 1.0, "sgl": 1.7, "triton": 1.7, "triton_tuned": 0.9}, shapes.MAIN)
+    assert verdict(found, "cold, against Triton tuned at each point").passed is False
 
 
 def test_what_was_not_measured_does_not_pass() -> None:
@@ -220,6 +281,23 @@ def test_report_shows_times_verdicts_and_reasons(tmp_path: Path) -> None:
     assert "bfloat16 [8192, 8, 7168]" in text and "1.70" in text
     assert "no time for vllm: no such thing" in text
     assert "cold, against sgl, geometric mean: at least 1.65" in text and "not measured" in text
+
+
+def test_report_names_the_best_peer_and_shows_our_own_triton_kernel_beside_it(tmp_path: Path) -> None:
+    found = rows({"moe_cute": 2.0, "sgl": 3.0, "sglang_triton": 2.5, "triton": 1.5}, (CASE,))
+    console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
+    report.print_report(Results(HEADER, found), console)
+    lines = [[cell.strip() for cell in line.split("│")] for line in console.export_text().splitlines()]
+    (row,) = (cells for cells in lines if str(CASE) in cells)
+    assert row[2:-1] == ["2.00", "3.00", "2.50", "1.50", "sglang_triton", "1.25", "0.75", "1.50", ""]
+    for name in ("geometric mean, up to 64 tokens", "lowest"):
+        (summary,) = (cells for cells in lines if name in cells)
+        assert summary[-5:-1] == ["1.25", "0.75", "1.50", ""]
+
+
+def test_each_provider_has_a_colour_of_its_own() -> None:
+    assert {provider.name for provider in PLAIN} == set(plot.COLOURS)
+    assert len(set(plot.COLOURS.values())) == len(plot.COLOURS)
 
 
 def test_plots_are_written_and_their_svg_does_not_change(tmp_path: Path) -> None:
@@ -394,3 +472,71 @@ def test_fetched_peers_are_found_again(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_peer_that_is_not_here_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(peers.PeerError, match=r"some-peer 1\.0 is not here: run `python -m benchmarks\.peers fetch`"):
         peers.PeerFile("some-peer", "1.0", "no_such_package/kernels.so").find(tmp_path)
+
+
+PYTHON_PEER = peers.PeerFile("some-peer", "1.0", "no_such_package/kernels.py")
+
+
+def test_a_file_is_imported_alone_and_its_stand_ins_go_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / PYTHON_PEER.cache_name).write_text(
+        "from no_such_package.a import one\nfrom no_such_package.b import two"
+    )
+    imported_before = SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "no_such_package.a", imported_before)
+    stand_ins = {"no_such_package.a": SimpleNamespace(one=1), "no_such_package.b": SimpleNamespace(two=2)}
+    module = triton_peers.import_file(PYTHON_PEER, stand_ins, tmp_path)
+    assert (module.one, module.two) == (1, 2)
+    with pytest.raises(ImportError, match="one"):
+        triton_peers.import_file(PYTHON_PEER, {**stand_ins, "no_such_package.a": SimpleNamespace()}, tmp_path)
+    assert sys.modules["no_such_package.a"] is imported_before
+    assert "no_such_package.b" not in sys.modules
+
+
+def test_an_installed_peer_is_imported_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "installed_peer"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "kernels.py").write_text("from installed_peer import __name__ as package")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = triton_peers.import_file(peers.PeerFile("some-peer", "1.0", "installed_peer/kernels.py"), {}, tmp_path)
+    assert (module.__name__, module.package) == ("installed_peer.kernels", "installed_peer")
+
+
+@pytest.mark.parametrize("kernel", [triton_peers.vllm_mul_sum, triton_peers.sglang_sum_reduce])
+def test_the_triton_peers_import(kernel: Callable[[], object]) -> None:
+    pytest.importorskip("triton")
+    try:
+        assert callable(kernel())
+    except peers.PeerError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((8, 9), False), ((9, 0), True), ((12, 0), True)])
+def test_sglangs_kernel_is_told_the_truth_about_pdl(
+    capability: tuple[int, int], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    utils = triton_peers.sglang_stand_ins()["sglang.kernels.jit.utils"]
+    assert isinstance(utils, SimpleNamespace) and utils.is_arch_support_pdl() is expected
+
+
+def test_sglangs_kernel_refuses_what_it_would_get_wrong() -> None:
+    provider = SglangTriton()
+    assert [provider.supports(replace(CASE, layout=layout)) for layout in ("contiguous", "offset")] == [None, None]
+    assert provider.supports(replace(CASE, layout="padded_rows")) == "contiguous input only"
+    assert provider.supports(replace(CASE, dtype="float64")) == "no float64: it accumulates in float32"
+    assert provider.supports(replace(CASE, epilogue="weighted")) == "plain sum only"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("layout", ["contiguous", "offset"])
+def test_sglangs_kernel_is_right(dtype: str, layout: str) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    provider = SglangTriton()
+    reason = provider.available(device)
+    if reason:
+        pytest.skip(reason)
+    case = Case(dtype, 7, 2047, 9, layout)
+    operands = make_operands(case, device, count=2)
+    assert find_error(provider.prepare(case, operands, 2.5), case, operands[1], 2.5) is None

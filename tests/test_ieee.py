@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import moe_cute
+from tests.acceptance import acceptors
 from tests.calls import Call, random_values
 from tests.reference import FLOATS, accumulator_of, assert_same_bits
 
@@ -42,6 +43,20 @@ def every_tuple(values: list[float], length: int, dtype: torch.dtype) -> Tensor:
 def test_every_tuple_of_special_values(device: torch.device, dtype: torch.dtype, scale: float) -> None:
     for topk in (1, 2, 3):
         Call(every_tuple(special_values(dtype), topk, dtype), tokens=1, scale=scale).check(device)
+
+
+@pytest.mark.parametrize("flush_denormal", [False, True])
+def test_every_half(flush_denormal: bool) -> None:
+    """On the CPU, whatever the thread does with float32's subnormals: a half's are none of them."""
+    halves = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
+    expected = (halves.float() + 0.0).half()[None]
+    for variant in acceptors(halves[None, None], torch.empty_like(expected)):
+        torch.set_flush_denormal(flush_denormal)
+        try:
+            actual = moe_cute.sum_reduce(halves[None, None], variant=variant.name)
+        finally:
+            torch.set_flush_denormal(False)
+        assert_same_bits(actual, expected, variant.name)
 
 
 def sums_to(

@@ -58,7 +58,7 @@ class Question:
 
     def ask(self) -> moe_cute.Explanation:
         descriptions: list[Any] = [self.input, self.output, *(self.tensors.get(name) for name in OPTIONAL)]
-        found = _C.explain(*(each and each.as_tuple() for each in descriptions), 1.0, *H200)
+        found = _C.explain(*(each and each.as_tuple() for each in descriptions), 1.0, *H200, True)
         return moe_cute.Explanation(*found[:4], tuple(found[4]))
 
 
@@ -213,12 +213,16 @@ def test_measured_launches(path: Path) -> None:
             continue
         steps = ladder["steps"]
         for step, after in zip(steps, [*steps[1:], steps[-1]], strict=True):
-            last = step["output_elements"]
-            sizes = [(last, step), (last + 8, after)] if last != "any" else [(2**33, step)]
-            for elements, expected in sizes:
-                shape = (1, ladder["topk"], elements - elements % 8 if expected is step else elements + (-elements) % 8)
+            last, unit = step["elements"], 8 * ladder["topk"]
+            below = last // unit if last != "any" else 2**30
+            for row, expected in [(below, step), (below + 1, after)]:  # in units that every width divides
+                shape = (1, ladder["topk"], 8 * row)
                 found = moe_cute.explain(
-                    shape, dtype=getattr(torch, ladder["dtype"]), device="cuda", architecture=tuning["architecture"]
+                    shape,
+                    dtype=getattr(torch, ladder["dtype"]),
+                    device="cuda",
+                    architecture=tuning["architecture"],
+                    pdl=ladder["launch"] == "programmatic",
                 )
                 assert found.measured
                 launch = {
@@ -227,6 +231,21 @@ def test_measured_launches(path: Path) -> None:
                     "prefetch": found.prefetch,
                 }
                 assert launch == {key: expected[key] for key in launch}, (ladder["dtype"], shape)
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize(("rows", "epilogue"), [(2**31 - 1, "permuted"), (2**31, "routed")])
+def test_rows_beyond_32_bits(rows: int, epilogue: str) -> None:
+    found = moe_cute.explain((rows, 8), inv_permuted_idx=(4, 2), device="cuda", architecture=90)
+    assert named(found.variant).epilogue == epilogue
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+def test_a_plain_launch_has_nothing_to_prefetch_behind() -> None:
+    shapes = [(tokens, 8, 4096) for tokens in (1, 16, 64, 256)]
+    ask = [moe_cute.explain(shape, device="cuda", architecture=90, pdl=False) for shape in shapes]
+    assert not any(found.prefetch for found in ask)
+    assert any(moe_cute.explain(shape, device="cuda", architecture=90).prefetch for shape in shapes)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")

@@ -31,7 +31,7 @@ def accepted_shapes(variant: Variant) -> list[tuple[int, int, int]]:
         ]
         if variant.backend == "cpu":
             hidden_sizes += [1, width - 1, width + 1, 5 * width // 2]  # what no vector covers
-    topks = [variant.topk] if variant.topk is not None else [0, 1, 3, 4, 5, 11]  # around chunks of four rows
+    topks = [variant.topk] if variant.topk is not None else [0, 1, 3, 4, 5, 8, 11, 20]  # around chunks of 8 and 4
     # 1: no stride is ever used; 3: rows that cross a block of threads.
     return [(tokens, topk, hidden) for hidden in hidden_sizes for topk in topks for tokens in (1, 3)]
 
@@ -54,8 +54,9 @@ def test_alignment_of_one_vector_is_enough(variant: Variant, rng: torch.Generato
     topk, hidden = variant.topk or 3, variant.hidden or 5 * variant.vector_width
     call = plain_call(3, topk, hidden, variant.dtype, rng)
     width = variant.vector_width
-    input = placed(call.input, "cuda", strides=(topk * hidden + width, hidden, 1), offset=width)
-    out = canvas((3, hidden), variant.dtype, "cuda", strides=(hidden + width, 1), offset=width)
+    apart = 0 if variant.hidden else width  # a specialised hidden size wants packed rows
+    input = placed(call.input, "cuda", strides=(topk * hidden + apart, hidden, 1), offset=width)
+    out = canvas((3, hidden), variant.dtype, "cuda", strides=(hidden + apart, 1), offset=width)
     moe_cute.sum_reduce(input, out.view, call.scale, variant=variant.name)
     out.assert_written_inside_only()
     assert_same_bits(out.view, call.expected())
@@ -78,15 +79,17 @@ def refused_calls(variant: Variant, rng: torch.Generator) -> list[tuple[str, Cal
     if variant.hidden is not None:
         calls.append((f"not {hidden}", plain_call(3, topk, hidden + width, dtype, rng), {}))
         if topk > 1:
-            calls.append(("not packed", plain, {"input_layout": "sliced_rows"}))
+            calls.append(("the topk rows are .*, not packed", plain, {"input_layout": "sliced_rows"}))
+        calls.append(("the input's tokens are .*, not packed", plain, {"input_layout": "sliced_topk"}))
+        calls.append(("the output's rows are .*, not packed", plain, {"output_layout": "column_slice"}))
     if variant.backend == "cuda" and width > 1:
         if variant.hidden is None:
             calls.append((f"no multiple of {width}", plain_call(3, topk, hidden + 1, dtype, rng), {}))
             if topk > 1:
                 calls.append(("input's topk rows are", plain, {"input_layout": "sliced_rows_odd"}))
             calls.append(("input's hidden stride is 2", plain, {"input_layout": "every_second_element"}))
+            calls.append(("input's rows are", plain, {"input_layout": "padded_tokens_odd"}))
         calls.append(("input starts", plain, {"input_layout": "offset_by_one"}))
-        calls.append(("input's rows are", plain, {"input_layout": "padded_tokens_odd"}))
         calls.append(("output starts", plain, {"output_layout": "offset_by_one"}))
         calls.append(("output's hidden stride is 2", plain, {"output_layout": "every_second_element"}))
     return calls

@@ -119,8 +119,9 @@ CASES = {
     ),
     "hidden size that no vector divides": (
         "[4096, any]",
-        "[4096, 4098, any]",
-        "9:22: hidden_sizes[1]: found 4098; allowed: a multiple of one of float16's vectors of 8 or 16 bytes: 4, 8",
+        "[4096, 4097, any]",
+        "9:22: hidden_sizes[1]: found 4097; "
+        "allowed: a multiple of one of float16's vectors of 4, 8 or 16 bytes: 2, 4, 8",
     ),
     "hidden size too small": (
         "[4096, any]",

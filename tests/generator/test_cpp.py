@@ -20,8 +20,8 @@ edition: 1
 architecture: 80
 measured: {gpu: A100, date: "2026-01-01", driver: "1", cuda: "1", torch: "1"}
 ladders:
-- {dtype: float16, epilogue: weighted, topk: any, steps: [
-    {output_elements: any, vector_width: 8, threads: 128, prefetch: false}]}
+- {launch: plain, dtype: float16, epilogue: weighted, topk: any, steps: [
+    {elements: any, vector_width: 8, threads: 128, prefetch: false}]}
 """
 
 

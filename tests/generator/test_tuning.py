@@ -16,17 +16,19 @@ edition: 1
 architecture: 90
 measured: {gpu: NVIDIA H200, date: 2026-11-22, driver: "580.1", cuda: "13.0", torch: 2.11.0}
 ladders:
-- dtype: float64
+- launch: plain
+  dtype: float64
   epilogue: plain
   topk: any
   steps:
-  - {output_elements: any, vector_width: 2, threads: 256, prefetch: false}
-- dtype: float16
+  - {elements: any, vector_width: 2, threads: 256, prefetch: false}
+- launch: programmatic
+  dtype: float16
   epilogue: plain
   topk: 8
   steps:
-  - {output_elements: 8192, vector_width: 4, threads: 128, prefetch: true}
-  - {output_elements: any, vector_width: 8, threads: 256, prefetch: false}
+  - {elements: 8192, vector_width: 4, threads: 128, prefetch: true}
+  - {elements: any, vector_width: 8, threads: 256, prefetch: false}
 """
 
 
@@ -44,14 +46,14 @@ def rows(out: Path) -> list[str]:
 
 
 def test_the_steps_are_rows_in_the_order_they_are_tried(sm90: Path, out: Path, generate: Generate) -> None:
-    sm80 = SM90.replace("90", "80", 1)[: SM90.index("- dtype: float16")]
+    sm80 = SM90.replace("90", "80", 1)[: SM90.index("- launch: programmatic")]
     (sm90.parent / "sm80.yaml").write_text(sm80)
     assert generate().exit_code == 0
     assert rows(out) == [
-        "{80, DType::kFloat64, Epilogue::kPlain, kAny, INT64_MAX, 2, 256, false},",
-        "{90, DType::kFloat16, Epilogue::kPlain, 8, 8192, 4, 128, true},",
-        "{90, DType::kFloat16, Epilogue::kPlain, 8, INT64_MAX, 8, 256, false},",
-        "{90, DType::kFloat64, Epilogue::kPlain, kAny, INT64_MAX, 2, 256, false},",
+        "{80, false, DType::kFloat64, Epilogue::kPlain, kAny, INT64_MAX, 2, 256, false},",
+        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, 8192, 4, 128, true},",
+        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, INT64_MAX, 8, 256, false},",
+        "{90, false, DType::kFloat64, Epilogue::kPlain, kAny, INT64_MAX, 2, 256, false},",
     ]
 
 
@@ -67,8 +69,8 @@ CASES = {
     "unknown key": (
         "threads: 128,",
         "threads: 128, warps: 4,",
-        "14:60: ladders[1].steps[0].warps: found an unknown key; "
-        "allowed: the keys output_elements, vector_width, threads, prefetch",
+        "16:53: ladders[1].steps[0].warps: found an unknown key; "
+        "allowed: the keys elements, vector_width, threads, prefetch",
     ),
     "unknown edition": ("edition: 1", "edition: 0", f"1:10: edition: found 0; allowed: {EDITION}"),
     "not the file's architecture": (
@@ -89,57 +91,63 @@ CASES = {
     "word for a bool": (
         "prefetch: true",
         "prefetch: yes",
-        "14:70: ladders[1].steps[0].prefetch: found 'yes'; allowed: true or false",
+        "16:63: ladders[1].steps[0].prefetch: found 'yes'; allowed: true or false",
     ),
     "dtype that is not built": (
         "dtype: float16",
         "dtype: float32",
-        "10:10: ladders[1].dtype: found float32; allowed: what the spec lists: float16, float64",
+        "12:10: ladders[1].dtype: found float32; allowed: what the spec lists: float16, float64",
     ),
     "topk that is not built": (
         "topk: 8",
         "topk: 9",
-        "12:9: ladders[1].topk: found 9; allowed: what the spec lists: 8, any",
+        "14:9: ladders[1].topk: found 9; allowed: what the spec lists: 8, any",
     ),
     "epilogue that is not built": (
         "epilogue: plain\n  topk: 8",
         "epilogue: routed\n  topk: 8",
-        "11:13: ladders[1].epilogue: found routed; allowed: what the spec lists: plain, weighted",
+        "13:13: ladders[1].epilogue: found routed; allowed: what the spec lists: plain, weighted",
     ),
     "width that is not built": (
         "vector_width: 2",
         "vector_width: 4",
-        "9:42: ladders[0].steps[0].vector_width: found 4; allowed: what is built for it: 2, 1",
+        "10:35: ladders[0].steps[0].vector_width: found 4; allowed: what is built for it: 2, 1",
     ),
-    "width that its epilogue does not have": (
-        "epilogue: plain\n  topk: 8\n  steps:\n  - {output_elements: 8192, vector_width: 4",
-        "epilogue: weighted\n  topk: 8\n  steps:\n  - {output_elements: 8192, vector_width: 2",
-        "14:43: ladders[1].steps[0].vector_width: found 2; allowed: what is built for it: 8, 4, 1",
+    "launch of another kind": (
+        "launch: plain",
+        "launch: eager",
+        "5:11: ladders[0].launch: found 'eager'; allowed: programmatic, plain",
+    ),
+    "prefetch where nothing runs before": (
+        "threads: 256, prefetch: false}\n- launch",
+        "threads: 256, prefetch: true}\n- launch",
+        "10:62: ladders[0].steps[0].prefetch: found true; allowed: false, in a plain launch",
     ),
     "threads that the spec does not list": (
         "threads: 128",
         "threads: 64",
-        "14:55: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
+        "16:48: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
     ),
     "two ladders of a kind": (
-        "- dtype: float64\n  epilogue: plain\n  topk: any",
-        "- dtype: float16\n  epilogue: plain\n  topk: 8",
-        "10:3: ladders[1]: found another ladder for float16, plain, 8; allowed: one for each dtype, epilogue and topk",
+        "- launch: plain\n  dtype: float64\n  epilogue: plain\n  topk: any",
+        "- launch: programmatic\n  dtype: float16\n  epilogue: plain\n  topk: 8",
+        "11:3: ladders[1]: found another ladder for programmatic, float16, plain, 8; "
+        "allowed: one for each launch, dtype, epilogue and topk",
     ),
     "sizes that fall": (
-        "output_elements: 8192, vector_width: 4",
-        "output_elements: any, vector_width: 4",
-        "15:23: ladders[1].steps[1].output_elements: found any; allowed: rising sizes, each once",
+        "elements: 8192, vector_width: 4",
+        "elements: any, vector_width: 4",
+        "17:16: ladders[1].steps[1].elements: found any; allowed: rising sizes, each once",
     ),
     "no launch for large outputs": (
-        "output_elements: any, vector_width: 8",
-        "output_elements: 16384, vector_width: 8",
-        "15:23: ladders[1].steps[1].output_elements: found 16384; allowed: any, in the last step",
+        "elements: any, vector_width: 8",
+        "elements: 16384, vector_width: 8",
+        "17:16: ladders[1].steps[1].elements: found 16384; allowed: any, in the last step",
     ),
     "no steps": (
-        "  - {output_elements: any, vector_width: 2, threads: 256, prefetch: false}\n",
+        "  - {elements: any, vector_width: 2, threads: 256, prefetch: false}\n",
         "  - []\n",
-        "9:5: ladders[0].steps[0]: found an empty list; allowed: a mapping",
+        "10:5: ladders[0].steps[0]: found an empty list; allowed: a mapping",
     ),
 }
 
@@ -167,7 +175,7 @@ def test_what_is_written_reads_back_the_same(sm90: Path) -> None:
     text = sm90.read_text()
     assert "measured on 2026-11-22 on one NVIDIA H200" in text
     assert "`make tune`" in text
-    assert "  - {output_elements: 8192, vector_width: 4, threads: 128, prefetch: true}\n" in text
+    assert "  - {elements: 8192, vector_width: 4, threads: 128, prefetch: true}\n" in text
 
 
 def test_a_new_folder_is_made_for_the_first_file(sm90: Path, tmp_path: Path) -> None:
