@@ -66,8 +66,8 @@ inline constexpr int kMinBlocks = C::kEpilogue == Epilogue::kPlain ? 1
                                   : held_registers<C>() <= 64      ? 3
                                                                    : 2;
 
-// The blocks of a multiprocessor where the live tokens are counted on the device: enough for the memory's bandwidth when
-// all are live, few enough that those with nothing to do cost little when few are.
+// The blocks of a multiprocessor where the live tokens are counted on the device: enough for the memory's bandwidth
+// when all are live, few enough that those with nothing to do cost little when few are.
 inline constexpr int kLiveBlocks = 4;
 
 // Computes a value here and now: left to itself, the compiler computes addresses where they are used, after the wait.

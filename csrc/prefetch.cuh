@@ -62,8 +62,8 @@ __device__ __forceinline__ Guess<C> prefetch_token(Operands<C> const& operands, 
   return guess;
 }
 
-// The row of a looked-up slot is two latencies away from a thread's start. So each block asks for its token's slots, and
-// for those of the token that will follow in its place.
+// The row of a looked-up slot is two latencies away from a thread's start. So each block asks for its token's slots,
+// and for those of the token that will follow in its place.
 template <class C>
 __device__ __forceinline__ void prefetch_slots(Operands<C> const& operands, int64_t token) {
   if (threadIdx.x != 0) return;
