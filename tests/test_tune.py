@@ -1,0 +1,56 @@
+"""What the tuner makes of its measurements; the measuring itself wants a GPU."""
+
+import pytest
+
+from benchmarks import tune
+from benchmarks.tune import Launch
+
+WIDE, NARROW = Launch(8, 256, False), Launch(2, 256, True)
+
+
+def test_a_launch_that_is_hardly_faster_makes_no_step() -> None:
+    assert tune._smooth([{WIDE: 1.0, NARROW: 1.5}, {WIDE: 2.0, NARROW: 1.99}]) == [WIDE, WIDE]
+
+
+def test_a_faster_launch_makes_a_step() -> None:
+    assert tune._smooth([{WIDE: 1.5, NARROW: 1.0}, {WIDE: 2.0, NARROW: 2.5}]) == [NARROW, WIDE]
+
+
+def test_little_gains_that_add_up_make_a_step() -> None:
+    points = [{WIDE: 1.5, NARROW: 1.0}, *[{WIDE: 2.0, NARROW: 2.016}] * 2]
+    assert tune._smooth(points) == [NARROW, WIDE, WIDE]
+
+
+def test_one_outlier_makes_no_two_steps() -> None:
+    points = [{WIDE: 1.0, NARROW: 1.1}, {WIDE: 1.0, NARROW: 0.985}, {WIDE: 1.0, NARROW: 1.1}]
+    assert tune._smooth(points) == [WIDE, WIDE, WIDE]
+
+
+def test_a_launch_that_is_not_measured_everywhere_is_chosen_only_where_it_is() -> None:
+    assert tune._smooth([{WIDE: 1.5, NARROW: 1.0}, {WIDE: 2.0}]) == [NARROW, WIDE]
+
+
+def test_steps_lie_halfway_between_the_sizes_by_their_logarithm() -> None:
+    measured = {(4096, 4): {WIDE: 2.0, NARROW: 2.5}, (4096, 1): {WIDE: 1.5, NARROW: 1.0}}
+    assert list(tune._steps(8, measured)) == [
+        {"elements": 2 * 8 * 4096, "vector_width": 2, "threads": 256, "prefetch": True},
+        {"elements": "any", "vector_width": 8, "threads": 256, "prefetch": False},
+    ]
+
+
+def test_shapes_of_one_size_are_one_point() -> None:
+    measured = {(2048, 2): {WIDE: 1.0, NARROW: 1.1}, (4096, 1): {WIDE: 1.5, NARROW: 1.2}}
+    assert [step["vector_width"] for step in tune._steps(8, measured)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (8, WIDE),  # 16 blocks: each has a multiprocessor to itself
+        (64, NARROW),  # 128 blocks for 132 multiprocessors: at another size, some would have two
+        (8192, WIDE),  # so many that it is no matter
+    ],
+)
+def test_few_blocks_a_multiprocessor_count_less(tokens: int, expected: Launch) -> None:
+    times = tune._beside({WIDE: 1.0, NARROW: 1.02}, 4096, tokens, 132)
+    assert min(times, key=lambda launch: times[launch]) == expected
