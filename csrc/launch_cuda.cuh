@@ -56,15 +56,17 @@ constexpr int held_registers() {
   int const rows = kRows * C::kVectorWidth * int(sizeof(Element<C::kDType>)) / 4;
   int const sums_and_weights = (kRows + C::kVectorWidth) * kAccumulatorBytes / 4;
   int const indices = kRows * (C::kEpilogue == Epilogue::kRouted || kMayGuess<C> ? 2 : 1);
-  int const loop = C::kTopK == kAny ? 16 : 0;
-  return rows + sums_and_weights + indices + loop;
+  int const loop = C::kTopK == kAny ? 32 : 0;
+  int const halves_converted_ahead = C::kDType == DType::kFloat16 ? 2 * C::kVectorWidth : 0;
+  return rows + sums_and_weights + indices + loop + halves_converted_ahead;
 }
 
 template <class C>
-inline constexpr int kMinBlocks = C::kEpilogue == Epilogue::kPlain ? 1
-                                  : held_registers<C>() <= 56      ? 4
-                                  : held_registers<C>() <= 64      ? 3
-                                                                   : 2;
+inline constexpr int kMinBlocks = C::kEpilogue == Epilogue::kPlain                                 ? 1
+                                  : held_registers<C>() <= 56 && C::kEpilogue != Epilogue::kRouted ? 4
+                                  : held_registers<C>() <= 64                                      ? 3
+                                  : held_registers<C>() <= 104                                     ? 2
+                                                                                                   : 1;
 
 // The blocks of a multiprocessor where the live tokens are counted on the device: enough for the memory's bandwidth
 // when all are live, few enough that those with nothing to do cost little when few are.

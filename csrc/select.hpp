@@ -4,19 +4,10 @@
 #include <string>
 #include <vector>
 
+#include "machine.hpp"
 #include "variant.hpp"
 
 namespace moe_cute {
-
-// The machine a call runs on: a CUDA device, or this host.
-struct Machine {
-  Backend backend = Backend::kCpu;
-  int architecture = 0;                                        // CUDA: 90 for sm_90
-  int multiprocessors = 0;                                     // CUDA
-  InstructionSet instruction_set = InstructionSet::kBaseline;  // CPU: the best it has
-};
-
-Machine this_host();
 
 struct Choice {
   Variant const* variant = nullptr;

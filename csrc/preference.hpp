@@ -1,0 +1,19 @@
+// Which launch suits a call best, measured or reckoned; whether a variant accepts the call is another matter.
+#pragma once
+
+#include "arguments.hpp"
+#include "machine.hpp"
+
+namespace moe_cute {
+
+struct Preference {
+  int vector_width = 0;
+  int threads = 0;
+  bool prefetch = false;
+  bool measured = false;  // from a launch rule, not from the heuristic
+};
+
+// Nothing is preferred on a CPU.
+Preference preference_for(SumReduceArguments const& call, Machine const& machine, bool programmatic);
+
+}  // namespace moe_cute
