@@ -1,4 +1,4 @@
-"""The CPU backend's body under AddressSanitizer and UndefinedBehaviorSanitizer: the CUDA kernels are the same body."""
+"""The CPU backend's bodies, which are the CUDA kernels' too, under AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 import os
 import subprocess
@@ -22,27 +22,34 @@ TOPK = [1, "any"]
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sum_reduce(tmp_path_factory: pytest.TempPathFactory) -> Path:
     yaml = pytest.importorskip("yaml")
     pytest.importorskip("pydantic", reason="the generator needs pydantic")
     folder = tmp_path_factory.mktemp("sanitized")
     spec = yaml.safe_load((ROOT / "specs" / "sum_reduce.yaml").read_text())
     (folder / "spec.yaml").write_text(yaml.safe_dump({**spec, "topk": TOPK, "hidden_sizes": ["any"]}))
-    generator = [sys.executable, "-m", "generator", "--spec", f"{folder}/spec.yaml", "--out", f"{folder}/generated"]
-    checked(generator)
+    checked([sys.executable, "-m", "generator", "--spec", f"{folder}/spec.yaml", "--out", f"{folder}/generated"])
+    manifest = read_manifest(folder / "generated")
+    return built(folder, [*manifest.cpu_sources, manifest.table, Path(__file__).with_name("sanitized_cpu.cpp")])
 
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compares the instruction sets as well."""
+    return built(tmp_path_factory.mktemp("sanitized"), [Path(__file__).with_name("sanitized_gradients.cpp")])
+
+
+def built(folder: Path, sources: list[Path]) -> Path:
     headers = [toolchain.cutlass_include_folder(), *toolchain.cuda_include_folders(toolchain.find_cuda_compiler())]
     compiler = [*toolchain.cxx_compiler(), *CXX_FLAGS, *SANITIZED, *(f"-isystem{header}" for header in headers)]
-    manifest = read_manifest(folder / "generated")
-    sources = [*manifest.cpu_sources, manifest.table, Path(__file__).with_name("sanitized_cpu.cpp")]
     objects = [str(folder / f"{source.name}.o") for source in sources]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         commands = [
             [*compiler, "-c", str(source), "-o", target] for source, target in zip(sources, objects, strict=True)
         ]
         list(pool.map(checked, commands))
-    checked([*compiler, *objects, "-o", f"{folder}/sanitized_cpu"])
-    return folder / "sanitized_cpu"
+    checked([*compiler, *objects, "-o", f"{folder}/sanitized"])
+    return folder / "sanitized"
 
 
 def checked(command: list[str]) -> None:
@@ -50,13 +57,18 @@ def checked(command: list[str]) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_every_access_is_within_bounds_and_defined(program: Path) -> None:
-    run = subprocess.run([program], capture_output=True, text=True)
+both_programs = pytest.mark.parametrize("program", ["sum_reduce", "gradients"])
+
+
+@both_programs
+def test_every_access_is_within_bounds_and_defined(program: str, request: pytest.FixtureRequest) -> None:
+    run = subprocess.run([request.getfixturevalue(program)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith(" calls\n")
 
 
-def test_an_element_too_few_would_be_caught(program: Path) -> None:
-    run = subprocess.run([program, "--short"], capture_output=True, text=True)
+@both_programs
+def test_an_element_too_few_would_be_caught(program: str, request: pytest.FixtureRequest) -> None:
+    run = subprocess.run([request.getfixturevalue(program), "--short"], capture_output=True, text=True)
     assert run.returncode != 0
     assert "heap-buffer-overflow" in run.stderr
