@@ -56,6 +56,18 @@ def test_the_manifest_lists_every_variant_and_file(out: Path, generate: Generate
         assert f'"{variant["name"]}"' in (out / files["table"]).read_text()
 
 
+def test_plain_kernels_are_the_same_whatever_else_is_fused(spec: Path, generate: Generate, snapshot: Snapshot) -> None:
+    generate()
+    plain = {
+        name: text for name, text in snapshot().items() if name in ("sum_reduce_cuda_f16.cu", "sum_reduce_cuda_f64.cu")
+    }
+    assert len(plain) == 2
+    spec.write_text(spec.read_text().replace("[plain, weighted]", "[plain]"))
+    generate()
+    assert WEIGHTED not in snapshot()
+    assert plain.items() <= snapshot().items()
+
+
 def test_a_new_hidden_size_changes_the_tables_and_the_plain_kernels_alone(spec: Path, generate: Generate) -> None:
     generate()
     spec.write_text(spec.read_text().replace("[4096, any]", "[4096, 6144, any]"))
