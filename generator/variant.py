@@ -66,7 +66,7 @@ class Variant:
         """What a call must be like for this variant to accept it, in words."""
         constraints = []
         if self.hidden is not None:
-            constraints.append(f"hidden == {self.hidden}, rows packed")
+            constraints.append(f"hidden == {self.hidden}, rows and tokens packed")
         elif self.backend == "cuda" and self.vector_width > 1:
             constraints.append(f"hidden % {self.vector_width} == 0")
         if self.topk is not None:

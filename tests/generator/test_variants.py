@@ -38,7 +38,7 @@ def test_names_and_types_are_spelled_as_agreed() -> None:
     assert variant.file == "sum_reduce_cuda_bf16.cu"
     assert variant.cpp_type == "Configuration<DType::kBFloat16, 4096, 8, 8, Epilogue::kPlain>"
     assert variant.constraints == [
-        "hidden == 4096, rows packed",
+        "hidden == 4096, rows and tokens packed",
         "topk == 8",
         "aligned to 16 bytes",
         "sum and scale only",
