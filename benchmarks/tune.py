@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 
 from benchmarks import environment
-from benchmarks.measure import Sample, measure_chain, measure_cold
+from benchmarks.measure import measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
 from benchmarks.producers import produce, produce_and_trigger
 from benchmarks.shapes import Case
@@ -159,11 +159,8 @@ def _times(
     operands = rotating_operands(case, device)
     calls = dict(_launches(case, ladder, threads))
 
-    def cold(calls: Calls, replays: int) -> dict[Launch, Sample]:
-        return measure_cold(calls, operands, case.bytes_moved, replays)
-
     def overlapping(calls: Calls, replays: int) -> Times:
-        alone = cold(calls, replays)
+        alone = measure_cold(calls, operands, case.bytes_moved, replays)
         behind = measure_chain(calls, operands, produce_and_trigger, case.bytes_moved, replays)
         return {
             each: alone[each].median_us ** COLD_WEIGHT * max(behind[each].median_us, 0.1) ** (1 - COLD_WEIGHT)
@@ -174,12 +171,9 @@ def _times(
         behind = measure_chain(calls, operands, produce, case.bytes_moved, replays)
         return {each: behind[each].median_us for each in calls}
 
-    times: dict[str, Times] = {}
-    for kind in kinds:
-        if kind == "programmatic":
-            times[kind] = _narrowed(calls, overlapping)
-        else:
-            times[kind] = _narrowed({each: call for each, call in calls.items() if not each.prefetch}, plain)
+    times = {"plain": _narrowed({each: call for each, call in calls.items() if not each.prefetch}, plain)}
+    if "programmatic" in kinds:
+        times["programmatic"] = _narrowed(calls, overlapping)
     return times
 
 

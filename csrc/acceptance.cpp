@@ -10,10 +10,14 @@ namespace {
 
 std::string number(int64_t value) { return std::to_string(value); }
 
+std::string spread(char const* name, int64_t hidden_stride) {
+  return std::string(name) + "'s hidden stride is " + number(hidden_stride) + ", not 1";
+}
+
 // Why vectors of `bytes` cannot start at every row of a tensor; empty if they can.
 std::string misalignment(char const* name, void const* data, int element_bytes, int bytes, int64_t rows,
                          int64_t row_stride, int64_t topk, int64_t topk_stride, int64_t hidden_stride) {
-  if (hidden_stride != 1) return std::string(name) + "'s hidden stride is " + number(hidden_stride) + ", not 1";
+  if (hidden_stride != 1) return spread(name, hidden_stride);
   int64_t const past = reinterpret_cast<uintptr_t>(data) % bytes;
   if (past != 0) return std::string(name) + " starts " + number(past) + " bytes past a multiple of " + number(bytes);
   if (topk > 1 && topk_stride * element_bytes % bytes != 0) {
@@ -27,10 +31,10 @@ std::string misalignment(char const* name, void const* data, int element_bytes, 
   return {};
 }
 
+// Why its strides are not the constants of a specialised hidden size; empty if they are.
 std::string refuse_unpacked(SumReduceArguments const& call) {
-  if (call.input_hidden_stride != 1) return "input's hidden stride is " + number(call.input_hidden_stride) + ", not 1";
-  if (call.output_hidden_stride != 1)
-    return "output's hidden stride is " + number(call.output_hidden_stride) + ", not 1";
+  if (call.input_hidden_stride != 1) return spread("input", call.input_hidden_stride);
+  if (call.output_hidden_stride != 1) return spread("output", call.output_hidden_stride);
   auto const apart = [](char const* rows, int64_t stride, int64_t packed) {
     return std::string(rows) + " are " + number(stride) + " elements apart, not packed " + number(packed);
   };

@@ -60,10 +60,13 @@ bool is_capturing(cudaStream_t stream) {
 
 }  // namespace
 
-LaunchSite::LaunchSite(void* stream) : stream_(stream), capturing_(is_capturing(static_cast<cudaStream_t>(stream))) {}
+LaunchSite::LaunchSite(void* stream, Machine const& machine)
+    : stream_(stream),
+      can_(has_dependent_launch(machine)),
+      capturing_(can_ && is_capturing(static_cast<cudaStream_t>(stream))) {}
 
-bool LaunchSite::previous_kernel_triggers() const {
-  if (!capturing_) return true;
+bool LaunchSite::wants_programmatic_launch() const {
+  if (!capturing_) return can_;
   CaptureTail const tail = tail_of(static_cast<cudaStream_t>(stream_));
   if (!tail.active || tail.nodes.empty()) return true;
   if (tail.nodes.size() > 1) return false;
@@ -81,8 +84,8 @@ void LaunchSite::note_launch() const {
 #else
 namespace moe_cute {
 
-LaunchSite::LaunchSite(void* stream) : stream_(stream), capturing_(false) {}
-bool LaunchSite::previous_kernel_triggers() const { return !capturing_; }
+LaunchSite::LaunchSite(void* stream, Machine const&) : stream_(stream), can_(false), capturing_(false) {}
+bool LaunchSite::wants_programmatic_launch() const { return can_ && capturing_; }
 void LaunchSite::note_launch() const { (void)stream_; }
 
 }  // namespace moe_cute

@@ -1,6 +1,8 @@
 // Whether programmatic dependent launch pays behind the kernel that a stream capture has just recorded.
 #pragma once
 
+#include "machine.hpp"
+
 namespace moe_cute {
 
 // One launch into a stream that may be being captured.
@@ -10,17 +12,18 @@ namespace moe_cute {
 // Behind one that triggers it is the gain that this project's small sizes live on. A capture tells which it is.
 class LaunchSite {
  public:
-  explicit LaunchSite(void* stream);
+  LaunchSite(void* stream, Machine const& machine);
 
-  // True behind this project's kernels and behind those that were themselves launched programmatically, or where
-  // nothing is known because the stream is not being captured.
-  bool previous_kernel_triggers() const;
+  // Where the machine can: true behind this project's kernels and behind those that were themselves launched
+  // programmatically, or where nothing is known because the stream is not being captured.
+  bool wants_programmatic_launch() const;
 
   // To be called after the launch: remembers the node, if it was captured, as one that triggers.
   void note_launch() const;
 
  private:
   void* stream_;
+  bool can_;
   bool capturing_;
 };
 

@@ -145,10 +145,10 @@ void launch(Table<GradientKernel<Arguments>> kernels, Arguments const& arguments
     char const* error = nullptr;
     if (machine.backend == Backend::kCuda) {
       CudaDeviceGuard const guard(grad.device_index);
-      LaunchSite const site(options.stream);
-      shape.programmatic_dependent_launch = machine.architecture >= 90 && site.previous_kernel_triggers();
+      LaunchSite const site(options.stream, machine);
+      shape.programmatic_dependent_launch = site.wants_programmatic_launch();
       error = kernel.launch(arguments, shape);
-      if (machine.architecture >= 90) site.note_launch();
+      site.note_launch();
     } else {
       error = kernel.launch(arguments, shape);
     }

@@ -12,6 +12,11 @@ struct Machine {
   InstructionSet instruction_set = InstructionSet::kBaseline;  // CPU: the best it has
 };
 
+// Whether a kernel can be launched before the one before it has ended.
+inline bool has_dependent_launch(Machine const& machine) {
+  return machine.backend == Backend::kCuda && machine.architecture >= 90;
+}
+
 Machine this_host();
 
 }  // namespace moe_cute

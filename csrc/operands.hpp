@@ -48,6 +48,9 @@ struct Operands : std::conditional_t<C::kEpilogue == Epilogue::kPlain, NoFusion,
   bool streaming_store;
 };
 
+constexpr int slot_bytes(IndexMatrix const& matrix, int) { return matrix.is_int64 ? 8 : 4; }
+constexpr int slot_bytes(WeightMatrix const& matrix, int input_bytes) { return matrix.is_float32 ? 4 : input_bytes; }
+
 // How many neighbouring slots of K one load takes: as many as divide K, of at most 16 bytes.
 constexpr int slot_neighbours(int slots, int bytes) {
   return slots % 4 == 0 && 4 * bytes <= 16 ? 4 : slots % 2 == 0 && 2 * bytes <= 16 ? 2 : 1;
@@ -82,14 +85,15 @@ Operands<C> operands_of(SumReduceArguments const& call, int64_t first_token = 0,
   operands.scale = static_cast<Accumulator<T>>(call.scale);
   operands.topk = static_cast<int>(call.topk);
   if constexpr (C::kEpilogue != Epilogue::kPlain) {
-    auto const advance = [first_token](auto matrix, int bytes) {
+    auto const advance = [first_token](auto matrix) {
+      int const bytes = slot_bytes(matrix, sizeof(T));
       if (matrix.data) matrix.data = static_cast<char const*>(matrix.data) + first_token * matrix.token_stride * bytes;
       matrix.wide = C::kTopK != kAny && has_wide_slots(matrix, C::kTopK, bytes);
       return matrix;
     };
-    operands.weights = advance(call.weights, call.weights.is_float32 ? 4 : int(sizeof(T)));
-    operands.expert_ids = advance(call.expert_ids, call.expert_ids.is_int64 ? 8 : 4);
-    operands.rows_of_slots = advance(call.rows_of_slots, call.rows_of_slots.is_int64 ? 8 : 4);
+    operands.weights = advance(call.weights);
+    operands.expert_ids = advance(call.expert_ids);
+    operands.rows_of_slots = advance(call.rows_of_slots);
     operands.has_expert_map = call.has_expert_map;
     operands.is_permuted = call.is_permuted;
     operands.expert_map = call.expert_map;

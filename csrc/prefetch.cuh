@@ -10,6 +10,11 @@ __device__ __forceinline__ void prefetch_element(void const* data, int64_t eleme
   if (data) prefetch_line(static_cast<char const*>(data) + element * bytes);
 }
 
+template <class C, class Matrix>
+__device__ __forceinline__ void prefetch_slots_of(Matrix const& matrix, int64_t token) {
+  prefetch_element(matrix.data, token * matrix.token_stride, slot_bytes(matrix, sizeof(Element<C::kDType>)));
+}
+
 // Each lane asks for another of the warp's lines: one instruction, where a lane for each line would take one for each
 // row. Where rows are looked up, the indices are guesses, which the kernel before may be overwriting.
 template <class C>
@@ -19,6 +24,7 @@ __device__ __forceinline__ Guess<C> prefetch_token(Operands<C> const& operands, 
       reinterpret_cast<Element<C::kDType> const*>(Lines::of_line(reinterpret_cast<unsigned long long>(place.input)));
   int64_t const token = C::kEpilogue == Epilogue::kPlain ? 0 : Lines::of_line(static_cast<long long>(place.token));
   int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
+
   bool is_permuted = false;
   if constexpr (C::kEpilogue >= Epilogue::kPermuted) is_permuted = operands.is_permuted;
 
@@ -42,8 +48,7 @@ __device__ __forceinline__ Guess<C> prefetch_token(Operands<C> const& operands, 
     }
     // One thread for a token's one line: hundreds of requests for a line on its way queue up in front of the rows'.
     if (threadIdx.x == 0 || place.hidden == 0) {
-      prefetch_element(operands.weights.data, place.token * operands.weights.token_stride,
-                       operands.weights.is_float32 ? 4 : int(sizeof(Element<C::kDType>)));
+      prefetch_slots_of<C>(operands.weights, place.token);
     }
   }
 
@@ -67,12 +72,9 @@ __device__ __forceinline__ Guess<C> prefetch_token(Operands<C> const& operands, 
 template <class C>
 __device__ __forceinline__ void prefetch_slots(Operands<C> const& operands, int64_t token) {
   if (threadIdx.x != 0) return;
-  auto const prefetch_row = [&](auto const& matrix, int bytes) {
-    prefetch_element(matrix.data, token * matrix.token_stride, bytes);
-  };
-  prefetch_row(operands.rows_of_slots, operands.rows_of_slots.is_int64 ? 8 : 4);
-  prefetch_row(operands.expert_ids, operands.expert_ids.is_int64 ? 8 : 4);
-  prefetch_row(operands.weights, operands.weights.is_float32 ? 4 : int(sizeof(Element<C::kDType>)));
+  prefetch_slots_of<C>(operands.rows_of_slots, token);
+  prefetch_slots_of<C>(operands.expert_ids, token);
+  prefetch_slots_of<C>(operands.weights, token);
 }
 
 }  // namespace moe_cute

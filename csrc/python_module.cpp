@@ -100,7 +100,7 @@ PyObject* explain_call(PyObject*, PyObject* args) {
       machine = machine_of(call.input);
     }
     std::vector<Refusal> refusals;
-    Choice const choice = explain(arguments, machine, pdl && machine.architecture >= 90, refusals);
+    Choice const choice = explain(arguments, machine, pdl && has_dependent_launch(machine), refusals);
     PyObject* const list = PyList_New(0);
     for (Refusal const& refusal : refusals) {
       PyObject* const pair = text_pair(refusal.variant->name, refusal.reason);

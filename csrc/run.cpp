@@ -102,13 +102,12 @@ void run(Call const& call, RunOptions const& options) {
     return;
   }
   CudaDeviceGuard const guard(call.input.device_index);
-  LaunchSite const site(options.stream);
-  bool const programmatic =
-      options.programmatic_dependent_launch && machine.architecture >= 90 && site.previous_kernel_triggers();
+  LaunchSite const site(options.stream, machine);
+  bool const programmatic = options.programmatic_dependent_launch && site.wants_programmatic_launch();
   Choice const choice = choice_for(arguments, machine, programmatic, options.variant);
   if (is_empty) return;
   throw_if_failed(choice, run_on_cuda(arguments, choice, machine, programmatic, options));
-  if (machine.architecture >= 90) site.note_launch();
+  site.note_launch();
 }
 
 }  // namespace moe_cute

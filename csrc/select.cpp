@@ -38,7 +38,6 @@ std::vector<Variant const*> candidates(SumReduceArguments const& call, Machine c
 }
 
 Choice choice_of(Variant const* variant, Preference const& preference) {
-  if (variant->backend == Backend::kCpu) return {variant, 0, false, false};
   return {variant, preference.threads, preference.prefetch, preference.measured};
 }
 

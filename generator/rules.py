@@ -57,13 +57,12 @@ ROUTED: tuple[EpilogueName, ...] = ("routed",)
 
 RULES = (
     # Any call finds one of these. The best width depends on its alignment and its number of tokens: all are made.
-    Rule("cuda", PLAIN, run_time_only, every_size, every_width),
+    Rule("cuda", PLAIN + FUSED, run_time_only, every_size, every_width),
     # With every stride a constant, the first load leaves earlier. On an H200, behind an ordinary kernel in a graph,
     # bfloat16 [1, 6, 2048] took 1.40 us in place of 1.44, and [16, 6, 2048] 1.50 in place of 1.56; where launches
-    # overlap, it is hidden. That earns neither a loop over topk nor loads of 2 bytes, which serve odd strides.
+    # overlap, it is hidden. That earns neither a loop over topk nor loads of 2 bytes, which serve odd strides;
+    # and where there are slots to look up, these outweigh it.
     Rule("cuda", PLAIN, numbers, numbers, wide_widths),
-    # Their loads per slot outweigh what a constant hidden size saves.
-    Rule("cuda", FUSED, run_time_only, every_size, every_width),
     # The rare calls: what they look up for each slot hides the width that small calls would like better.
     Rule("cuda", ROUTED, run_time_only, every_size, widest_or_one),
     # One vector is a cache line, which the compiler cuts into the registers there are, and single elements sum the rest
