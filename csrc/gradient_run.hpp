@@ -3,7 +3,7 @@
 // and first_slot hold what they say is not, for that would take a look at the device's memory.
 #pragma once
 
-#include "call.hpp"
+#include "gradient.hpp"
 #include "run.hpp"
 
 namespace moe_cute {
@@ -26,10 +26,11 @@ struct RowSumCall {
   TensorView output;  // [rows, hidden]: written
 };
 
-// The dtype that sums of this one are held in.
-Type accumulator_of(Type type);
+// Throw ArgumentError for what is refused.
+SlotDotArguments checked(SlotDotCall const& call);
+RowSumArguments checked(RowSumCall const& call);
 
-// Both throw ArgumentError for what is refused, std::runtime_error for what fails.
+// Throw what the checks throw, and std::runtime_error for what fails.
 void run(SlotDotCall const& call, RunOptions const& options);
 void run(RowSumCall const& call, RunOptions const& options);
 

@@ -6,7 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "call.hpp"
+#include "expect.hpp"
 
 namespace moe_cute {
 

@@ -6,6 +6,7 @@
 
 #include "cuda_capture.hpp"
 #include "cuda_device.hpp"
+#include "expect.hpp"
 
 namespace moe_cute {
 namespace {

@@ -99,7 +99,8 @@ def explain(
         described(shared_output, (tokens, hidden), output.dtype if output is not None else result_dtype),
         described(num_tokens, (1,), torch.int32),
     )
-    choice = _C.explain(*(_description(tensor) for tensor in tensors), 1.0, architecture, multiprocessors, pdl)
+    descriptions = (_description(tensor, place) for place, tensor in enumerate(tensors))
+    choice = _C.explain(*descriptions, 1.0, architecture, multiprocessors, pdl)
     variant, threads, prefetch, measured, refused = choice
     return Explanation(variant, threads, prefetch, measured, tuple(refused))
 
@@ -107,12 +108,8 @@ def explain(
 class _Described:
     """A contiguous tensor that need not exist."""
 
-    _addresses = 0
-
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
-        _Described._addresses += 1
-        self.address = _Described._addresses << 48  # far from every other: nothing overlaps
 
     def stride(self) -> tuple[int, ...]:
         strides = [1]
@@ -120,19 +117,18 @@ class _Described:
             strides.append(strides[-1] * max(size, 1))
         return tuple(reversed(strides))
 
-    def data_ptr(self) -> int:
-        return self.address
 
-
-def _description(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...], str, str, int, int] | None:
+def _description(tensor: Any, place: int) -> tuple[tuple[int, ...], tuple[int, ...], str, str, int, int] | None:
     if tensor is None:
         return None
     dtype = str(tensor.dtype).removeprefix("torch.")
+    # Beyond every address of a process, and far apart: what is only described overlaps with nothing.
+    address = tensor.data_ptr() if isinstance(tensor, Tensor) else (place + 1) << 48
     return (
         tuple(tensor.shape),
         tuple(tensor.stride()),
         dtype,
         tensor.device.type,
         tensor.device.index or 0,
-        tensor.data_ptr(),
+        address,
     )

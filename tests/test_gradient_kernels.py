@@ -179,11 +179,11 @@ def test_opcheck(device: torch.device, rng: torch.Generator) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grad": torch.ones(4, 8)}, r"grad: was of shape \[4, 8\]; allowed: \[tokens, hidden\]"),
-        ({"grad": torch.ones(5, 7)}, r"grad: was of shape \[5, 7\]; allowed: \[tokens, hidden\]"),
+        ({"grad": torch.ones(4, 8)}, r"grad: was of shape \[4, 8\]; allowed: \[tokens, hidden\] = \[5, 8\]"),
+        ({"grad": torch.ones(5, 7)}, r"grad: was of shape \[5, 7\]; allowed: \[tokens, hidden\] = \[5, 8\]"),
         ({"grad": torch.ones(5, 8).half()}, "grad: was of dtype float16; allowed: float32"),
-        ({"input": torch.ones(8)}, r"input: was of shape \[8\]; allowed: \[tokens, topk, hidden\] or \[rows, hidden\]"),
-        ({"input": torch.ones(6, 8).int()}, "input: was of dtype int32; allowed: floating-point"),
+        ({"input": torch.ones(8)}, r"input: was of shape \[8\]; allowed: shape \[tokens, topk, hidden\] or \[rows, hidden\]"),
+        ({"input": torch.ones(6, 8).int()}, "input: was of dtype int32; allowed: float16, bfloat16, float32 or float64"),
         ({"row_of_slot": torch.zeros(5, 3).int()}, "row_of_slot: was of dtype int32; allowed: int64"),
         ({"row_of_slot": torch.zeros(5, 3).long().T.contiguous().T}, "row_of_slot: was strided; allowed: contiguous"),
     ],
@@ -198,13 +198,13 @@ def test_slot_dot_refuses(change: dict[str, Tensor], message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grad": torch.ones(4, 8)}, r"grad: was of shape \[4, 8\]; allowed: \[tokens, hidden\]"),
-        ({"slot_order": torch.arange(14)}, r"slot_order: was of shape \[14\]; allowed: \[tokens x topk\]"),
+        ({"grad": torch.ones(4, 8)}, r"grad: was of shape \[4, 8\]; allowed: \[tokens, hidden\] = \[5, 8\]"),
+        ({"slot_order": torch.arange(14)}, r"slot_order: was of shape \[14\]; allowed: \[tokens x topk\] = \[15\]"),
         ({"slot_order": torch.arange(15).int()}, "slot_order: was of dtype int32; allowed: int64"),
         ({"first_slot": torch.arange(8)[::2]}, "first_slot: was strided; allowed: contiguous"),
-        ({"topk_weights": torch.ones(3, 5)}, r"topk_weights: was of shape \[3, 5\]; allowed: \[tokens, topk\]"),
+        ({"topk_weights": torch.ones(3, 5)}, r"topk_weights: was of shape \[3, 5\]; allowed: \[tokens, topk\] = \[5, 3\]"),
         ({"topk_weights": torch.ones(5, 3).half()}, "topk_weights: was of dtype float16; allowed: float32"),
-        ({"out_dtype": torch.int64}, "of dtype int64; allowed: floating-point"),
+        ({"out_dtype": torch.int64}, "out_dtype: was of dtype int64; allowed: float16, bfloat16, float32 or float64"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

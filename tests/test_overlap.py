@@ -1,5 +1,7 @@
 """An output needs memory of its own: each element one place, none of them the input's."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -122,3 +124,30 @@ def test_shared_output_over_part_of_the_output(device: torch.device) -> None:
     reordered = buffer[:24].as_strided((TOKENS, HIDDEN), (1, 3))  # the same places
     refused(arguments | {"shared_output": reordered}, *OVERLAPS_SHARED)
     assert bool((buffer == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "shape"),
+    [
+        ("topk_weights", torch.float32, (TOKENS, TOPK)),
+        ("topk_ids", torch.int64, (TOKENS, TOPK)),
+        ("expert_map", torch.int32, (4,)),
+        ("inv_permuted_idx", torch.int32, (TOKENS, TOPK)),
+        ("num_tokens", torch.int32, ()),
+    ],
+)
+def test_output_over_what_else_is_read(
+    device: torch.device, name: str, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    arguments, _ = good(device)
+    buffer = torch.zeros(96, dtype=torch.uint8, device=device)
+    arguments["output"] = buffer[:48].view(torch.bfloat16).view(TOKENS, HIDDEN)
+    if name == "expert_map":
+        arguments["topk_ids"] = torch.zeros(TOKENS, TOPK, dtype=torch.int32, device=device)
+    if name == "inv_permuted_idx":
+        arguments["input"] = arguments["input"].flatten(0, 1)
+    bytes_read = math.prod(shape) * dtype.itemsize
+    overlapping, beside = (buffer[start : start + bytes_read].view(dtype).view(shape) for start in (40, 48))
+    refused(arguments | {name: overlapping}, ValueError, "output", f"memory that {name} also uses", "memory of its own")
+    assert bool((buffer == 0).all())
+    moe_cute.sum_reduce(**arguments, **{name: beside})
