@@ -18,6 +18,9 @@ struct Call {
   double routed_scaling_factor = 1.0;
 };
 
+// Throws ArgumentError, as `checked` does of it.
+void expect_input_rank(TensorView const& input, bool permuted);
+
 // Throws ArgumentError; on return everything that a launcher relies on holds.
 SumReduceArguments checked(Call const& call);
 

@@ -11,9 +11,7 @@ namespace moe_cute {
 namespace {
 
 void check_input(Call const& call) {
-  bool const permuted = call.inv_permuted_idx.given;
-  expect_rank("input", call.input, permuted ? 2 : 3,
-              permuted ? "[rows, hidden], since inv_permuted_idx is given" : "[tokens, topk, hidden]");
+  expect_input_rank(call.input, call.inv_permuted_idx.given);
   expect_floating("input", call.input);
   if (call.input.device == Device::kOther) throw ArgumentError("input", "on another device", "cpu or cuda");
 }
@@ -109,6 +107,11 @@ IndexMatrix index_matrix(TensorView const& view) {
 }
 
 }  // namespace
+
+void expect_input_rank(TensorView const& input, bool permuted) {
+  expect_rank("input", input, permuted ? 2 : 3,
+              permuted ? "[rows, hidden], since inv_permuted_idx is given" : "[tokens, topk, hidden]");
+}
 
 SumReduceArguments checked(Call const& call) {
   check_input(call);

@@ -20,6 +20,10 @@ enum class Epilogue : int8_t { kPlain, kWeighted, kPermuted, kRouted };
 
 inline constexpr int kAny = 0;
 
+// Of a CUDA block. A fused kernel, unbounded, takes so many registers that too few threads are left to cover what it
+// looks up before its rows.
+constexpr int max_threads(Epilogue epilogue) { return epilogue == Epilogue::kPlain ? 512 : 256; }
+
 // kHidden and kTopK are sizes, or kAny for sizes known only at run time; kVectorWidth is in elements.
 template <DType kDType_, int kHidden_, int kTopK_, int kVectorWidth_, Epilogue kEpilogue_>
 struct Configuration {

@@ -52,6 +52,11 @@ void expect_contiguous(char const* name, TensorView const& tensor) {
   }
 }
 
+void expect_memory(char const* name, TensorView const& tensor) {
+  if (tensor.data == nullptr && tensor.rank <= TensorView::kMaxRank && !is_empty(tensor))
+    throw ArgumentError(name, "a tensor without memory", "one that has been computed");
+}
+
 void expect_device(char const* name, TensorView const& tensor, char const* other_name, TensorView const& other) {
   if (tensor.device != other.device || (tensor.device == Device::kCuda && tensor.device_index != other.device_index)) {
     throw ArgumentError(name, "on " + device_of(tensor),

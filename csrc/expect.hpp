@@ -23,6 +23,9 @@ void expect_shape(char const* name, TensorView const& tensor, std::initializer_l
 void expect_one_element(char const* name, TensorView const& tensor);
 void expect_contiguous(char const* name, TensorView const& tensor);
 
+// Not one whose memory is gone, or never was.
+void expect_memory(char const* name, TensorView const& tensor);
+
 // The device of another argument.
 void expect_device(char const* name, TensorView const& tensor, char const* other_name, TensorView const& other);
 

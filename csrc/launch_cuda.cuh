@@ -44,10 +44,10 @@ struct Grid {
 
 // The largest block, and the blocks of that size that shall fit a multiprocessor. To name a number of blocks lets ptxas
 // spend registers on loads in flight: unasked, it saves them for an occupancy that a kernel bound by latency does not
-// need, and issues two or three loads at a time. A fused kernel, unbounded, takes so many that too few threads are left
-// to cover what it looks up before its rows, so the blocks follow from the registers that a thread must hold at once.
+// need, and issues two or three loads at a time. A fused kernel's blocks follow from the registers that a thread must
+// hold at once.
 template <class C>
-inline constexpr int kMaxThreads = C::kEpilogue == Epilogue::kPlain ? 512 : 256;
+inline constexpr int kMaxThreads = max_threads(C::kEpilogue);
 
 template <class C>
 constexpr int held_registers() {
@@ -84,7 +84,8 @@ __device__ __forceinline__ int32_t live_vectors(Operands<C> const& operands, Gri
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
     if (operands.live_tokens) {
       int32_t const vectors_per_row = grid.vectors_per_row.divisor;
-      int64_t const count = load_now(operands.live_tokens);
+      // One answer for a warp, whose lanes go on together: before the wait, the count may be about to change.
+      int64_t const count = __shfl_sync(0xffffffffu, load_now(operands.live_tokens), 0);
       int64_t const live = count - grid.first_token;
       int64_t const tokens = grid.vectors / vectors_per_row;
       return static_cast<int32_t>(min(max(live, int64_t(0)), tokens)) * vectors_per_row;
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(kMaxThreads<C>, kMinBlocks<C>)
     // A grid for a count on the device does not grow with the capacity: each thread has several vectors, or none.
     if (thread >= vectors) return;
     sum_reduce_vector(operands, place);
-    for (int32_t index = thread + grid.stride; index < vectors && index > thread; index += grid.stride) {
+    for (uint32_t index = uint32_t(thread) + grid.stride; index < uint32_t(vectors); index += grid.stride) {
       sum_reduce_vector(operands, place_of_vector(operands, grid, index));
     }
   } else {

@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "expect.hpp"
 #include "gradient_run.hpp"
 #include "host_threads.hpp"
 #include "run.hpp"
@@ -31,7 +32,7 @@ Type type_of(ScalarType dtype) {
   }
 }
 
-TensorView view_of(Tensor const& tensor) {
+TensorView view_of(char const* name, Tensor const& tensor) {
   TensorView view;
   view.given = true;
   view.data = tensor.data_ptr();
@@ -43,10 +44,13 @@ TensorView view_of(Tensor const& tensor) {
     view.sizes[dim] = tensor.size(dim);
     view.strides[dim] = tensor.stride(dim);
   }
+  expect_memory(name, view);
   return view;
 }
 
-TensorView view_of(std::optional<Tensor> const& tensor) { return tensor ? view_of(*tensor) : TensorView{}; }
+TensorView view_of(char const* name, std::optional<Tensor> const& tensor) {
+  return tensor ? view_of(name, *tensor) : TensorView{};
+}
 
 // In libtorch_cuda, which a machine without CUDA does not have: looked for at run time, in the library that torch
 // loaded.
@@ -73,9 +77,15 @@ void sum_reduce_out(Tensor input, Tensor output, double routed_scaling_factor, s
                     std::optional<Tensor> topk_ids, std::optional<Tensor> expert_map,
                     std::optional<Tensor> inv_permuted_idx, std::optional<Tensor> shared_output,
                     std::optional<Tensor> num_tokens, std::optional<std::string> variant, bool pdl) {
-  Call call{view_of(input),         view_of(output),     view_of(topk_weights),
-            view_of(topk_ids),      view_of(expert_map), view_of(inv_permuted_idx),
-            view_of(shared_output), view_of(num_tokens), routed_scaling_factor};
+  Call const call{view_of("input", input),
+                  view_of("output", output),
+                  view_of("topk_weights", topk_weights),
+                  view_of("topk_ids", topk_ids),
+                  view_of("expert_map", expert_map),
+                  view_of("inv_permuted_idx", inv_permuted_idx),
+                  view_of("shared_output", shared_output),
+                  view_of("num_tokens", num_tokens),
+                  routed_scaling_factor};
   RunOptions options = options_for(call.input);
   options.variant = variant ? variant->c_str() : nullptr;
   options.programmatic_dependent_launch = pdl;
@@ -87,8 +97,9 @@ Tensor sum_reduce(Tensor input, double routed_scaling_factor, std::optional<Tens
                   std::optional<Tensor> inv_permuted_idx, std::optional<Tensor> shared_output,
                   std::optional<Tensor> num_tokens, std::optional<ScalarType> out_dtype,
                   std::optional<std::string> variant, bool pdl) {
-  STD_TORCH_CHECK(input.dim() >= 2, "input: was of rank ", input.dim(),
-                  "; allowed: [tokens, topk, hidden], or [rows, hidden] with inv_permuted_idx");
+  expect_input_rank(view_of("input", input), inv_permuted_idx.has_value());
+  if (inv_permuted_idx)
+    expect_rank("inv_permuted_idx", view_of("inv_permuted_idx", inv_permuted_idx), 2, "[tokens, topk]");
   int64_t const tokens = inv_permuted_idx ? inv_permuted_idx->size(0) : input.size(0);
   Tensor output = torch::stable::new_empty(input, {tokens, input.size(input.dim() - 1)}, out_dtype);
   sum_reduce_out(input, output, routed_scaling_factor, topk_weights, topk_ids, expert_map, inv_permuted_idx,
@@ -97,24 +108,30 @@ Tensor sum_reduce(Tensor input, double routed_scaling_factor, std::optional<Tens
 }
 
 Tensor slot_dot(Tensor grad, Tensor input, Tensor row_of_slot, double scale) {
-  STD_TORCH_CHECK(row_of_slot.dim() == 2, "row_of_slot: was of rank ", row_of_slot.dim(), "; allowed: [tokens, topk]");
+  TensorView const slots = view_of("row_of_slot", row_of_slot);
+  expect_rank("row_of_slot", slots, 2, "[tokens, topk]");
   bool const wide = input.scalar_type() == ScalarType::Double;
   Tensor products = torch::stable::new_empty(input, {row_of_slot.size(0), row_of_slot.size(1)},
                                              wide ? ScalarType::Double : ScalarType::Float);
-  SlotDotCall const call{view_of(grad), view_of(input), view_of(row_of_slot), scale, view_of(products)};
+  SlotDotCall const call{view_of("grad", grad), view_of("input", input), slots, scale, view_of("products", products)};
   run(call, options_for(call.grad));
   return products;
 }
 
 Tensor row_sum(Tensor grad, Tensor row_of_slot, Tensor slot_order, Tensor first_slot, double scale,
                std::optional<Tensor> topk_weights, ScalarType out_dtype) {
-  STD_TORCH_CHECK(grad.dim() == 2, "grad: was of rank ", grad.dim(), "; allowed: [tokens, hidden]");
-  STD_TORCH_CHECK(first_slot.dim() == 1 && first_slot.size(0) > 0, "first_slot: was of rank ", first_slot.dim(),
-                  ", or empty; allowed: [rows + 1]");
+  TensorView const grads = view_of("grad", grad), firsts = view_of("first_slot", first_slot);
+  expect_rank("grad", grads, 2, "[tokens, hidden]");
+  expect_rank("first_slot", firsts, 1, "[rows + 1]");
+  if (is_empty(firsts)) throw ArgumentError("first_slot", "empty", "shape [rows + 1]");
   Tensor output = torch::stable::new_empty(grad, {first_slot.size(0) - 1, grad.size(1)}, out_dtype);
-  RowSumCall const call{view_of(grad),       view_of(row_of_slot),  view_of(slot_order),
-                        view_of(first_slot), view_of(topk_weights), scale,
-                        view_of(output)};
+  RowSumCall const call{grads,
+                        view_of("row_of_slot", row_of_slot),
+                        view_of("slot_order", slot_order),
+                        firsts,
+                        view_of("topk_weights", topk_weights),
+                        scale,
+                        view_of("output", output)};
   run(call, options_for(call.grad));
   return output;
 }

@@ -60,7 +60,7 @@ CUTE_HOST_DEVICE bool is_aligned(T const* data) {
   return reinterpret_cast<uintptr_t>(data) % kVectorAlignment == 0;
 }
 
-// kCount pieces of a row, each kElements long; of the last, elements past the row's end are zeros.
+// kCount pieces of a row, each kElements long; of the last, elements past the row's end are `past_end`.
 template <class T, int kElements, int kCount>
 struct Pieces {
   Rows<T, kElements, kCount> pieces;
@@ -68,21 +68,21 @@ struct Pieces {
   T padded[kElements];
 #endif
 
-  CUTE_HOST_DEVICE void load(Row<T> const& row, int64_t first, int64_t hidden) {
+  CUTE_HOST_DEVICE void load(Row<T> const& row, int64_t first, int64_t hidden, T past_end = T(0)) {
     if (kCount > 1 || (row.in_vectors && first + kElements <= hidden)) {
       CUTE_UNROLL
       for (int piece = 0; piece < kCount; ++piece) {
         pieces.load(piece, row.data + first + piece * (kElements / kLanesTogether * kLanes));
       }
     } else {
-      load_elements(row, first, hidden);
+      load_elements(row, first, hidden, past_end);
     }
   }
 
-  CUTE_HOST_DEVICE void load_elements(Row<T> const& row, int64_t first, int64_t hidden) {
+  CUTE_HOST_DEVICE void load_elements(Row<T> const& row, int64_t first, int64_t hidden, T past_end) {
     MOE_CUTE_UNROLL
     for (int element = 0; element < kElements; ++element) {
-      T const value = first + element < hidden ? row.data[(first + element) * row.stride] : T(0);
+      T const value = first + element < hidden ? row.data[(first + element) * row.stride] : past_end;
 #if defined(__CUDACC__)
       pieces.staged(element, 0) = value;
 #else

@@ -2,6 +2,7 @@
 #include "python_tensors.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -56,11 +57,17 @@ PyObject* sum_reduce(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Call const call = call_of(tensors, number_of(args[2]), view_of);
 
     RunOptions options;
-    options.programmatic_dependent_launch = args[3] != Py_False;
+    int const pdl = PyObject_IsTrue(args[3]);
+    if (pdl < 0) return nullptr;
+    options.programmatic_dependent_launch = pdl;
     options.parallel_for = on_torch_threads;
     if (count > 4 && args[10] != Py_None) {
-      options.variant = PyUnicode_AsUTF8AndSize(args[10], nullptr);
+      Py_ssize_t length = 0;
+      options.variant = PyUnicode_AsUTF8AndSize(args[10], &length);
       if (options.variant == nullptr) return nullptr;
+      if (std::strlen(options.variant) != std::size_t(length))
+        throw ArgumentError("variant", "a name with a null character",
+                            "one that moe_cute.explain does not refuse, or None");
     }
     if (count == 13) {
       options.threads = static_cast<int>(PyLong_AsLong(args[11]));
@@ -76,8 +83,21 @@ PyObject* sum_reduce(PyObject*, PyObject* const* args, Py_ssize_t count) {
   });
 }
 
-PyObject* text_pair(std::string const& first, std::string const& second) {
-  return Py_BuildValue("(ss)", first.c_str(), second.c_str());
+// A list of what `object_of` makes of each item; null, with a Python error set, where one of the steps fails.
+template <class Items, class ObjectOf>
+PyObject* list_of(Items const& items, ObjectOf const& object_of) {
+  PyObject* const list = PyList_New(0);
+  if (list == nullptr) return nullptr;
+  for (auto const& item : items) {
+    PyObject* const object = object_of(item);
+    bool const appended = object != nullptr && PyList_Append(list, object) == 0;
+    Py_XDECREF(object);
+    if (!appended) {
+      Py_DECREF(list);
+      return nullptr;
+    }
+  }
+  return list;
 }
 
 // explain(descriptions of the eight tensors..., scale, architecture, multiprocessors, pdl) -> (name or None, threads,
@@ -101,29 +121,23 @@ PyObject* explain_call(PyObject*, PyObject* args) {
     }
     std::vector<Refusal> refusals;
     Choice const choice = explain(arguments, machine, pdl && has_dependent_launch(machine), refusals);
-    PyObject* const list = PyList_New(0);
-    for (Refusal const& refusal : refusals) {
-      PyObject* const pair = text_pair(refusal.variant->name, refusal.reason);
-      PyList_Append(list, pair);
-      Py_DECREF(pair);
-    }
+    PyObject* const list = list_of(refusals, [](Refusal const& refusal) {
+      return Py_BuildValue("(ss)", refusal.variant->name, refusal.reason.c_str());
+    });
+    if (list == nullptr) return nullptr;
     return Py_BuildValue("(ziNNN)", choice.variant ? choice.variant->name : nullptr, choice.threads,
                          PyBool_FromLong(choice.prefetch), PyBool_FromLong(choice.measured), list);
   });
 }
 
 PyObject* list_variants(PyObject*, PyObject*) {
-  PyObject* const list = PyList_New(0);
-  for (Variant const& variant : variants()) {
-    PyObject* const row = Py_BuildValue("{s:s,s:s,s:s,s:i,s:i,s:i,s:s,s:s,s:N}", "name", variant.name, "backend",
-                                        name_of(variant.backend), "dtype", name_of(variant.dtype), "hidden",
-                                        variant.hidden, "topk", variant.topk, "vector_width", variant.vector_width,
-                                        "instruction_set", name_of(variant.instruction_set), "epilogue",
-                                        name_of(variant.epilogue), "built", PyBool_FromLong(variant.launch != nullptr));
-    PyList_Append(list, row);
-    Py_DECREF(row);
-  }
-  return list;
+  return list_of(variants(), [](Variant const& variant) {
+    return Py_BuildValue("{s:s,s:s,s:s,s:i,s:i,s:i,s:s,s:s,s:N}", "name", variant.name, "backend",
+                         name_of(variant.backend), "dtype", name_of(variant.dtype), "hidden", variant.hidden, "topk",
+                         variant.topk, "vector_width", variant.vector_width, "instruction_set",
+                         name_of(variant.instruction_set), "epilogue", name_of(variant.epilogue), "built",
+                         PyBool_FromLong(variant.launch != nullptr));
+  });
 }
 
 PyObject* build_info(PyObject*, PyObject*) {

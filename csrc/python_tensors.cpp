@@ -100,8 +100,7 @@ TensorView view_of(PyObject* tensor, char const* name) {
     view.sizes[dim] = exported.shape[dim];
     view.strides[dim] = exported.strides[dim];
   }
-  if (exported.data == nullptr && !is_empty(view))
-    throw ArgumentError(name, "a tensor without memory", "one that has been computed");
+  expect_memory(name, view);
   return view;
 }
 

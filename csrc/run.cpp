@@ -20,9 +20,9 @@ struct ChoiceKey {
 ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
   auto const alignment = [](void const* data) { return int64_t(reinterpret_cast<uintptr_t>(data) % 16); };
   int64_t const kinds = int64_t(call.input_dtype) | int64_t(call.output_dtype) << 4 |
-                        int64_t(call.expert_ids.data || call.live_tokens) << 8 | int64_t(call.is_permuted) << 11 |
-                        int64_t(call.weights.data != nullptr) << 9 | int64_t(call.shared != nullptr) << 10 |
-                        int64_t(programmatic) << 12;
+                        int64_t(call.expert_ids.data != nullptr) << 8 | int64_t(call.weights.data != nullptr) << 9 |
+                        int64_t(call.shared != nullptr) << 10 | int64_t(call.is_permuted) << 11 |
+                        int64_t(call.live_tokens != nullptr) << 12 | int64_t(programmatic) << 13;
   return {{kinds, call.tokens, call.topk, call.hidden, call.input_token_stride, call.input_topk_stride,
            call.input_hidden_stride, call.output_token_stride, call.output_hidden_stride, call.shared_token_stride,
            call.shared_hidden_stride, call.rows,

@@ -28,17 +28,24 @@ std::vector<Variant const*> candidates(SumReduceArguments const& call, Machine c
       order.push_back(&variant);
   }
   auto const rank = [&](Variant const* variant) {
-    int const distance = variant->backend == Backend::kCpu
-                             ? 0
-                             : std::abs(log2_of(variant->vector_width) - log2_of(preference.vector_width));
-    return std::make_tuple(std::abs(int(variant->epilogue) - int(needed_epilogue(call))), distance);
+    int const wider =
+        variant->backend == Backend::kCpu ? 0 : log2_of(variant->vector_width) - log2_of(preference.vector_width);
+    // Where there is no kernel of the preferred width, a wider one costs threads, a narrower one bandwidth.
+    return std::make_tuple(std::abs(int(variant->epilogue) - int(needed_epilogue(call))), wider < 0, std::abs(wider));
   };
   std::stable_sort(order.begin(), order.end(), [&](auto const* a, auto const* b) { return rank(a) < rank(b); });
   return order;
 }
 
+// A kernel of wider vectors than preferred has fewer threads: smaller blocks spread them over as many multiprocessors.
 Choice choice_of(Variant const* variant, Preference const& preference) {
-  return {variant, preference.threads, preference.prefetch, preference.measured};
+  constexpr int kSmallestBlock = 64;
+  int threads = std::min(preference.threads, max_threads(variant->epilogue));
+  if (variant->vector_width > preference.vector_width) {
+    int const same_vectors = preference.threads * preference.vector_width / variant->vector_width;
+    threads = std::min(threads, std::max(kSmallestBlock, same_vectors));
+  }
+  return {variant, threads, preference.prefetch, preference.measured};
 }
 
 }  // namespace

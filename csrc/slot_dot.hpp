@@ -41,7 +41,7 @@ struct SlotDot {
       Pieces<T, kPiece<T>, count()> factors;
       Pieces<G, kPiece<T>, count()> grads;
       factors.load(values, first, hidden);
-      grads.load(grad, first, hidden);
+      grads.load(grad, first, hidden, G(-0.0f));  // -0 x 0 leaves any sum as it is, also one of -0
       CUTE_UNROLL
       for (int piece = 0; piece < count(); ++piece) {
         MOE_CUTE_UNROLL

@@ -71,6 +71,7 @@ struct Place {
 template <class C>
 CUTE_HOST_DEVICE Place<C> place_of(Operands<C> const& operands, int64_t token, int64_t hidden) {
   if constexpr (kIsPacked<C>) {
+    static_assert(C::kEpilogue == Epilogue::kPlain, "no other operand is known to be packed, nor the rows' order");
     return {operands.input + token * (C::kTopK * C::kHidden) + hidden, token * C::kHidden + hidden, token, hidden};
   } else {
     bool is_permuted = false;

@@ -10,7 +10,7 @@
 
 namespace moe_cute {
 
-// Calls `f` with an element of the dtype that the call stores: the plain and weighted kernels' is their input's.
+// Calls `f` with an element of the dtype that the call stores, which is the input's but in routed kernels.
 template <class C, class F>
 CUTE_HOST_DEVICE void with_output_element(Operands<C> const& operands, F const& f) {
   if constexpr (C::kEpilogue != Epilogue::kRouted || C::kDType == DType::kFloat64) {
@@ -113,10 +113,11 @@ CUTE_HOST_DEVICE void add_slots(Operands<C> const& operands, Place<C> const& pla
   }
   MOE_CUTE_UNROLL
   for (int k = 0; k < K; ++k) {
-    A const weight = kMaySkip && !slots.live(k) ? A(0) : weights.values[k];
+    // A skipped slot's row is zeros, and -0 x 0 leaves any sum as it is: +0 x 0 would make +0 of -0.
+    A const weight = kMaySkip && !slots.live(k) ? A(-0.0) : weights.values[k];
     MOE_CUTE_UNROLL
     for (int v = 0; v < V; ++v) {
-      A const term = to_accumulator(rows(v, k));  // zero for a skipped slot, which leaves a sum as it is
+      A const term = to_accumulator(rows(v, k));
       sum.values(v) = C::kEpilogue == Epilogue::kPlain ? sum.values(v) + term : fma_rn(weight, term, sum.values(v));
     }
   }
@@ -131,6 +132,7 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> co
   Sum<C> sum;
   cute::clear(sum.values);
   if constexpr (C::kTopK == K) {
+    if (!kPredicatesLoads) load_shared(operands, place, addresses, sum);
     add_slots<K>(operands, place, 0, K, addresses, guess, sum);
   } else {
     int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;

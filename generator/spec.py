@@ -56,7 +56,7 @@ InstructionSet = Annotated[vocabulary.InstructionSetName, _one_of(vocabulary.Ins
 Epilogue = Annotated[vocabulary.EpilogueName, _one_of(vocabulary.EpilogueName)]
 AnyHidden = Annotated[Hidden, Allowed(f"a whole number from 1 to {MAX_HIDDEN}, or any")]
 AnyTopK = Annotated[TopK, Allowed(f"a whole number from 1 to {MAX_TOPK}, or any")]
-Threads = Annotated[int, Field(ge=32, le=1024, multiple_of=32), Allowed("a multiple of 32 from 32 to 1024")]
+Threads = Annotated[int, Field(ge=32, le=512, multiple_of=32), Allowed("a multiple of 32 from 32 to 512")]
 NotEmpty = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 
 # Powers of two, up to 16 bytes of the dtype.

@@ -80,13 +80,14 @@ def _row_of_slot(
     else:
         rows = inv_permuted_idx.long()
         reads = (rows >= 0) & (rows < input_shape[0])
-    for condition in (None if is_live is None else is_live[:, None], _is_local(topk_ids, expert_map)):
+    for condition in (None if is_live is None else is_live[:, None], is_local(topk_ids, expert_map)):
         if condition is not None:
             reads = condition if reads is None else reads & condition
     return rows.contiguous() if reads is None else torch.where(reads, rows, -1).contiguous()
 
 
-def _is_local(topk_ids: Tensor | None, expert_map: Tensor | None) -> Tensor | None:
+def is_local(topk_ids: Tensor | None, expert_map: Tensor | None) -> Tensor | None:
+    """``[tokens, topk]``: whether each slot's expert lives here; None where every one does."""
     if topk_ids is None or expert_map is None:
         return None if topk_ids is None else topk_ids >= 0
     # One more expert, for every id past the end.

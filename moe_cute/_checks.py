@@ -1,9 +1,16 @@
 """Refusals that need Python: what a tensor is, rather than its shape and place, which C++ checks."""
 
 import math
+import re
+import sys
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
+
+from moe_cute._backward import is_local
 
 
 def _refusal(name: str, tensor: object) -> str | None:
@@ -16,6 +23,13 @@ def _refusal(name: str, tensor: object) -> str | None:
     if tensor.layout != torch.strided:
         return f"{name}: was of layout {tensor.layout}; allowed: a dense tensor (torch.strided)"
     return None
+
+
+def expect_tensors(**tensors: object) -> None:
+    """Raises TypeError for one that is missing."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: was of type {type(tensor).__name__}; allowed: a torch.Tensor")
 
 
 def refuse_unusable(routed_scaling_factor: object, variant: object, **tensors: object) -> None:
@@ -40,6 +54,8 @@ def refuse_unusable(routed_scaling_factor: object, variant: object, **tensors: o
         raise TypeError(
             f"routed_scaling_factor: was of type {type(routed_scaling_factor).__name__}; allowed: a float or an int"
         )
+    if isinstance(routed_scaling_factor, int) and abs(routed_scaling_factor) > sys.float_info.max:
+        raise ValueError("routed_scaling_factor: was an int beyond float64; allowed: a float or an int")
     # Compiled code asks the operator, which refuses it too: a symbol's value is not known here.
     if not torch.compiler.is_compiling() and math.isnan(routed_scaling_factor):
         raise ValueError("routed_scaling_factor: was nan; allowed: a number")
@@ -67,20 +83,75 @@ def refuse_gradient(output: Tensor, **tensors: Tensor | None) -> None:
                 )
 
 
+def refuse_forward_mode(**tensors: Tensor | None) -> None:
+    """Raises NotImplementedError where a tensor has a tangent, which torch would drop without a word."""
+    for name, tensor in tensors.items():
+        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+            raise NotImplementedError(
+                f"{name}: was a tensor with a tangent; allowed: one without, since sum_reduce has no forward-mode "
+                "derivative. It has a reverse-mode one"
+            )
+
+
 def check_ids_and_rows(
-    input: Tensor, topk_ids: Tensor | None, expert_map: Tensor | None, inv_permuted_idx: Tensor | None
+    input: Tensor,
+    topk_ids: Tensor | None,
+    expert_map: Tensor | None,
+    inv_permuted_idx: Tensor | None,
+    num_tokens: Tensor | None,
 ) -> None:
-    """Raises ValueError naming the first slot past an end (``MOE_CUTE_CHECK=1``). Synchronises with the device."""
-    if topk_ids is not None and expert_map is not None:
-        _check_below("topk_ids", topk_ids, expert_map.shape[0], "experts in expert_map")
-    if inv_permuted_idx is not None:
-        _check_below("inv_permuted_idx", inv_permuted_idx, input.shape[0], "rows in input")
+    """Raises ValueError naming the first slot that would be read past an end (``MOE_CUTE_CHECK=1``). Synchronises with
+    the device. What has no values to look at, and what is refused for its shape anyway, passes.
+    """
+    if not all(_has_values(tensor) for tensor in (input, topk_ids, expert_map, inv_permuted_idx, num_tokens)):
+        return
+    slots = inv_permuted_idx if inv_permuted_idx is not None else topk_ids
+    if slots is None or slots.dim() != 2 or (topk_ids is not None and topk_ids.shape != slots.shape):
+        return
+    reads = torch.ones_like(slots, dtype=torch.bool)
+    if num_tokens is not None and num_tokens.numel() == 1:
+        reads[max(0, int(num_tokens)) :] = False
+    if topk_ids is not None and expert_map is not None and expert_map.dim() == 1:
+        _check_below("topk_ids", topk_ids, reads, expert_map.shape[0], "experts in expert_map")
+    local = is_local(topk_ids, expert_map if expert_map is not None and expert_map.dim() == 1 else None)
+    if local is not None:
+        reads &= local
+    if inv_permuted_idx is not None and input.dim() == 2:
+        _check_below("inv_permuted_idx", inv_permuted_idx, reads, input.shape[0], "rows in input")
 
 
-def _check_below(name: str, indices: Tensor, count: int, counted: str) -> None:
-    past = (indices >= count).nonzero()
+def _check_below(name: str, indices: Tensor, reads: Tensor, count: int, counted: str) -> None:
+    past = (reads & (indices >= count)).nonzero()
     if past.shape[0]:
         slot = past[0].tolist()
         raise ValueError(
             f"{name}: was {indices[tuple(slot)].item()} in slot {slot}; allowed: less than the {count} {counted}"
         )
+
+
+def _has_values(tensor: Tensor | None) -> bool:
+    if tensor is None:
+        return True
+    under_a_mode = _len_torch_dispatch_stack() or peek_interpreter_stack() is not None
+    is_dense = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and not tensor.is_meta
+    return is_dense and not under_a_mode
+
+
+_REFUSAL = re.compile(r"\w+: was (of d?type )?.*; allowed: ", re.DOTALL)
+
+
+def refusal_of(error: Exception) -> Exception:
+    """The refusal that an operator raised, in the class that the direct way raises: in which class an operator's
+    exceptions come depends on torch's version."""
+    found = _REFUSAL.search(str(error))
+    if found is None:
+        return error
+    kind = TypeError if found[1] else ValueError
+    return kind(str(error)[found.start() :])
+
+
+def refuse_mixed_devices(input: Tensor, **tensors: Tensor | None) -> None:
+    """Raises ValueError for a tensor that is not on the input's device, among tensors without memory."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != input.device:
+            raise ValueError(f"{name}: was on {tensor.device}; allowed: the input's device, {input.device}")

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from moe_cute._extension import _C
 
+FIRST_ARCHITECTURE = 80
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -68,7 +70,7 @@ def explain(
     Args:
         input: the tensor of the call, or only its shape ``(tokens, topk, hidden)``; then ``dtype`` and ``device`` say
             the rest, the tensors are taken to be contiguous and aligned, and True stands for each optional tensor that
-            the call would have.
+            the call would have, the shape ``(tokens, topk)`` for ``inv_permuted_idx``.
         output: the output of the call, where it matters (its strides, its alignment, its dtype).
         architecture: 90 for sm_90; 0 asks the device. With a number, a machine without a GPU can explain a CUDA call.
         multiprocessors: of that GPU.
@@ -78,26 +80,32 @@ def explain(
     Raises:
         ValueError, TypeError: as ``sum_reduce``.
     """
-    given = input if isinstance(input, Tensor) else _Described(tuple(input), dtype, torch.device(device))
+    if architecture != 0 and architecture < FIRST_ARCHITECTURE:
+        raise ValueError(f"architecture: was {architecture}; allowed: 0, or {FIRST_ARCHITECTURE} and above")
+    if multiprocessors < 1:
+        raise ValueError(f"multiprocessors: was {multiprocessors}; allowed: 1 and above")
+    given = input if isinstance(input, Tensor) else _Described("input", tuple(input), dtype, torch.device(device))
+    if isinstance(inv_permuted_idx, bool):
+        raise TypeError(f"inv_permuted_idx: was {inv_permuted_idx}; allowed: a tensor, or its shape (tokens, topk)")
     slots = given if inv_permuted_idx is None else inv_permuted_idx
     tokens, topk = (*(slots if isinstance(slots, Sequence) else slots.shape), 0, 0)[:2]
     hidden = given.shape[-1] if len(given.shape) else 0
-    result_dtype = out_dtype or given.dtype
+    result_dtype = output.dtype if output is not None else out_dtype or given.dtype
 
-    def described(tensor: Any, shape: tuple[int, ...], default: torch.dtype) -> Any:
+    def described(name: str, tensor: Any, shape: tuple[int, ...], default: torch.dtype) -> Any:
         if tensor is None or tensor is False or isinstance(tensor, Tensor):
             return None if tensor is False else tensor
-        return _Described(shape, default, given.device)
+        return _Described(name, shape, default, given.device)
 
     tensors = (
         given,
-        output if output is not None else _Described((tokens, hidden), result_dtype, given.device),
-        described(topk_weights, (tokens, topk), torch.float32),
-        described(topk_ids, (tokens, topk), torch.int32),
-        described(expert_map, (1,), torch.int32),
-        described(inv_permuted_idx, (tokens, topk), torch.int32),
-        described(shared_output, (tokens, hidden), output.dtype if output is not None else result_dtype),
-        described(num_tokens, (1,), torch.int32),
+        output if output is not None else _Described("output", (tokens, hidden), result_dtype, given.device),
+        described("topk_weights", topk_weights, (tokens, topk), torch.float32),
+        described("topk_ids", topk_ids, (tokens, topk), torch.int32),
+        described("expert_map", expert_map, (1,), torch.int32),
+        described("inv_permuted_idx", inv_permuted_idx, (tokens, topk), torch.int32),
+        described("shared_output", shared_output, (tokens, hidden), result_dtype),
+        described("num_tokens", num_tokens, (1,), torch.int32),
     )
     descriptions = (_description(tensor, place) for place, tensor in enumerate(tensors))
     choice = _C.explain(*descriptions, 1.0, architecture, multiprocessors, pdl)
@@ -108,7 +116,9 @@ def explain(
 class _Described:
     """A contiguous tensor that need not exist."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        if any(size < 0 for size in shape):
+            raise ValueError(f"{name}: was of shape {list(shape)}; allowed: sizes of 0 and above")
         self.shape, self.dtype, self.device = shape, dtype, device
 
     def stride(self) -> tuple[int, ...]:
@@ -123,7 +133,7 @@ def _description(tensor: Any, place: int) -> tuple[tuple[int, ...], tuple[int, .
         return None
     dtype = str(tensor.dtype).removeprefix("torch.")
     # Beyond every address of a process, and far apart: what is only described overlaps with nothing.
-    address = tensor.data_ptr() if isinstance(tensor, Tensor) else (place + 1) << 48
+    address = (isinstance(tensor, Tensor) and tensor.data_ptr()) or (place + 1) << 48
     return (
         tuple(tensor.shape),
         tuple(tensor.stride()),

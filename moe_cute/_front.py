@@ -5,17 +5,27 @@ dispatcher: autograd, torch.compile, functorch, tensor subclasses and dispatch m
 """
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _len_torch_dispatch_stack
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
-from moe_cute import _operator  # noqa: F401  (registers what torch.ops.moe_cute needs)
-from moe_cute._checks import check_ids_and_rows, clearer, refuse_gradient, refuse_unusable
+from moe_cute._checks import (
+    check_ids_and_rows,
+    clearer,
+    refusal_of,
+    refuse_forward_mode,
+    refuse_gradient,
+    refuse_unusable,
+)
 from moe_cute._extension import _C
+from moe_cute._operator import OPTIONAL_TENSORS  # and registers what torch.ops.moe_cute needs
 
 _direct = _C.sum_reduce
+_ops = torch.ops.moe_cute
 
 
 def sum_reduce(
@@ -59,7 +69,7 @@ def sum_reduce(
         out_dtype: dtype of an output made here.
         variant: the name of a compiled variant to insist on; ``moe_cute.explain`` lists them.
         pdl: on GPUs of architecture 90 and above, let the launch overlap with the end of the kernel before it
-            (programmatic dependent launch). It is correct next to any kernel; False turns it off.
+            (programmatic dependent launch). It is correct next to any kernel; False turns it off, for this call.
 
     Returns:
         ``output``.
@@ -69,7 +79,8 @@ def sum_reduce(
             has been written.
         RuntimeError: the launch failed, or this build has nothing for the input's device.
 
-    With ``MOE_CUTE_CHECK=1`` in the environment, ids and rows past their ends are errors too; that check synchronises.
+    With ``MOE_CUTE_CHECK=1`` in the environment, ids and rows past their ends are errors too, outside of compiled
+    code; that check synchronises.
     """
     fused = not (
         topk_weights is None
@@ -81,10 +92,10 @@ def sum_reduce(
         and variant is None
     )
     extras = (topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output, num_tokens) if fused else ()
+    if _CHECK and not torch.compiler.is_compiling():
+        check_ids_and_rows(input, topk_ids, expert_map, inv_permuted_idx, num_tokens)
     if torch.compiler.is_compiling() or not _is_plain(input, output, extras):
         return _through_dispatcher(input, output, routed_scaling_factor, extras, out_dtype, variant, pdl)
-    if _CHECK:
-        check_ids_and_rows(input, topk_ids, expert_map, inv_permuted_idx)
     target = output
     try:
         if target is None:
@@ -95,8 +106,8 @@ def sum_reduce(
             _direct(input, target, routed_scaling_factor, pdl, *extras, variant)  # type: ignore[call-arg]
         else:
             _direct(input, target, routed_scaling_factor, pdl)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if input.is_meta:  # shapes alone: the fake kernel knows them
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        if isinstance(input, Tensor) and input.is_meta:  # shapes alone: the fake kernel knows them
             return _through_dispatcher(input, output, routed_scaling_factor, extras, out_dtype, variant, pdl)
         raise clearer(error, routed_scaling_factor, variant, input=input, output=output, **_named(extras)) from None
     if output is not None and not output.is_inference():
@@ -114,6 +125,8 @@ def _is_plain(input: Tensor, output: Tensor | None, extras: tuple[Tensor | None,
         or input.is_neg()
         or _len_torch_dispatch_stack()
         or peek_interpreter_stack() is not None
+        or _get_tracing_state() is not None
+        or forward_ad._current_level >= 0
     ):
         return False
     if output is not None and (type(output) is not Tensor or output.requires_grad or output.is_neg()):
@@ -130,14 +143,21 @@ def _is_plain(input: Tensor, output: Tensor | None, extras: tuple[Tensor | None,
 
 
 def _named(extras: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
-    names = ("topk_weights", "topk_ids", "expert_map", "inv_permuted_idx", "shared_output", "num_tokens")
-    return dict(zip(names, extras, strict=True)) if extras else {}
+    return dict(zip(OPTIONAL_TENSORS, extras, strict=True)) if extras else {}
 
 
 def _empty_output(input: Tensor, inv_permuted_idx: Tensor | None, out_dtype: torch.dtype | None) -> Tensor:
-    rows = input if inv_permuted_idx is None else inv_permuted_idx
-    if input.dim() < 2 or rows.dim() < 1:
-        raise ValueError(f"input: was of shape {list(input.shape)}; allowed: shape [tokens, topk, hidden]")
+    if inv_permuted_idx is not None and inv_permuted_idx.dim() != 2:
+        raise ValueError(
+            f"inv_permuted_idx: was of shape {list(inv_permuted_idx.shape)}; allowed: shape [tokens, topk]"
+        )
+    rows, rank, shape = (
+        (input, 3, "[tokens, topk, hidden]")
+        if inv_permuted_idx is None
+        else (inv_permuted_idx, 2, "[rows, hidden], since inv_permuted_idx is given")
+    )
+    if input.dim() != rank:
+        raise ValueError(f"input: was of shape {list(input.shape)}; allowed: shape {shape}")
     return input.new_empty((rows.shape[0], input.shape[-1]), dtype=out_dtype)
 
 
@@ -158,18 +178,28 @@ def _through_dispatcher(
     if not torch.compiler.is_compiling() and isinstance(input, Tensor):
         input = input.resolve_neg()
         extras = tuple(tensor.resolve_neg() if isinstance(tensor, Tensor) else tensor for tensor in extras)
-    keywords = _named(extras)
+    keywords: dict[str, Any] = _named(extras)
     refuse_unusable(routed_scaling_factor, variant, input=input, output=output, **keywords)
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        refuse_forward_mode(input=input, **keywords)
+    keywords |= {"variant": variant, "pdl": pdl}
     if output is None:
-        made: Tensor = torch.ops.moe_cute.sum_reduce(
-            input, routed_scaling_factor, **keywords, out_dtype=out_dtype, variant=variant, pdl=pdl
-        )
+        made: Tensor = _ask_operator(_ops.sum_reduce, input, routed_scaling_factor, out_dtype=out_dtype, **keywords)
         return made
-    refuse_gradient(output, input=input, **keywords)
+    refuse_gradient(output, input=input, **_named(extras))
     if not torch.compiler.is_compiling() and output.is_neg():  # torch's fallback for it does not know optional tensors
         written = output.resolve_neg()
         _through_dispatcher(input, written, routed_scaling_factor, extras, out_dtype, variant, pdl)
         return output.copy_(written)
     _expect_dtype(output, out_dtype)
-    torch.ops.moe_cute.sum_reduce_out(input, output, routed_scaling_factor, **keywords, variant=variant, pdl=pdl)
+    _ask_operator(_ops.sum_reduce_out, input, output, routed_scaling_factor, **keywords)
     return output
+
+
+def _ask_operator(operator: Any, *arguments: Any, **keywords: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return operator(*arguments, **keywords)
+    try:
+        return operator(*arguments, **keywords)
+    except (ValueError, RuntimeError) as error:
+        raise refusal_of(error) from None

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 
 from moe_cute import _backward, _extension  # noqa: F401  (loading the extension defines the operators)
+from moe_cute._checks import refuse_gradient, refuse_mixed_devices
+
+# In the order of every argument list.
+OPTIONAL_TENSORS = ("topk_weights", "topk_ids", "expert_map", "inv_permuted_idx", "shared_output", "num_tokens")
 
 
 @torch.library.register_fake("moe_cute::sum_reduce")  # type: ignore[untyped-decorator]
@@ -29,13 +33,38 @@ def _(
         raise ValueError(
             f"input: was of shape {list(input.shape)}; allowed: {rank} dimensions, the last of them hidden"
         )
+    refuse_mixed_devices(
+        input,
+        topk_weights=topk_weights,
+        topk_ids=topk_ids,
+        expert_map=expert_map,
+        inv_permuted_idx=inv_permuted_idx,
+        shared_output=shared_output,
+        num_tokens=num_tokens,
+    )
     tokens = (input if inv_permuted_idx is None else inv_permuted_idx).shape[0]
     return input.new_empty((tokens, input.shape[-1]), dtype=out_dtype)
 
 
 @torch.library.register_fake("moe_cute::sum_reduce_out")  # type: ignore[untyped-decorator]
-def _(input: Tensor, output: Tensor, *_unused: Any, **_unused_by_name: Any) -> None:
-    return None
+def _(input: Tensor, output: Tensor, _scale: float = 1.0, *others: Any, **others_by_name: Any) -> None:
+    refuse_mixed_devices(input, output=output, **_tensors(others, others_by_name))
+
+
+def _tensors(others: tuple[Any, ...], by_name: dict[str, Any]) -> dict[str, Tensor]:
+    """Those that follow the scale in the schema of ``sum_reduce_out``, by name."""
+    every = dict(zip(OPTIONAL_TENSORS, others, strict=False)) | by_name
+    return {name: tensor for name, tensor in every.items() if isinstance(tensor, Tensor)}
+
+
+def _refuse_gradient(
+    keyset: Any, input: Tensor, output: Tensor, scale: float = 1.0, *others: Any, **others_by_name: Any
+) -> None:
+    """Autograd cannot follow a write into memory that is given."""
+    refuse_gradient(output, input=input, **_tensors(others, others_by_name))
+    keyset &= torch._C._after_autograd_keyset
+    with torch._C._AutoDispatchBelowAutograd():
+        torch.ops.moe_cute.sum_reduce_out.default.redispatch(keyset, input, output, scale, *others, **others_by_name)
 
 
 def _count_write(keyset: Any, input: Tensor, output: Tensor, *others: Any, **others_by_name: Any) -> None:
@@ -49,6 +78,7 @@ def _count_write(keyset: Any, input: Tensor, output: Tensor, *others: Any, **oth
 
 # An implementation lives as long as its library.
 _library = torch.library.Library("moe_cute", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.impl("sum_reduce_out", _refuse_gradient, "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
 _library.impl("sum_reduce_out", _count_write, "ADInplaceOrView", with_keyset=True)  # type: ignore[no-untyped-call]
 
 

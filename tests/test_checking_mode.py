@@ -19,11 +19,25 @@ moe_cute.sum_reduce(rows, inv_permuted_idx=index)
 moe_cute.sum_reduce(slots, topk_ids=ids, expert_map=expert_map)
 """
 
+# Other ways in, a token that is not live, and a map that is refused for its shape.
+MORE_CALLS = """
+import torch, moe_cute
+rows, index = torch.ones(4, 8), torch.tensor([[0, 1], [2, {row}]])
+live = torch.tensor([{live}], dtype=torch.int32)
+try:
+    moe_cute.sum_reduce(torch.ones(2, 2, 8), topk_ids=index, expert_map=torch.tensor(1, dtype=torch.int32))
+except ValueError as error:
+    assert str(error).startswith("expert_map: was of shape"), error
+moe_cute.sum_reduce(rows, inv_permuted_idx=index, topk_ids=torch.tensor([[0, 0], [0, -1]]))  # a slot that is skipped
+meta = moe_cute.sum_reduce(rows.to("meta"), inv_permuted_idx=index.to("meta"))  # values that none can look at
+moe_cute.sum_reduce(rows.requires_grad_(), inv_permuted_idx=index, num_tokens=live)
+"""
 
-def run(mode: str, row: int, expert: int) -> str:
-    """What the call wrote to stderr; empty if it went well."""
+
+def run(mode: str, calls: str = CALL, **values: int) -> str:
+    """What the calls wrote to stderr; empty if they went well."""
     root = Path(moe_cute.__file__).parents[1]
-    command = [sys.executable, "-W", "ignore", "-c", CALL.format(row=row, expert=expert)]
+    command = [sys.executable, "-W", "ignore", "-c", calls.format(**values)]
     environment = {**os.environ, "MOE_CUTE_CHECK": mode}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120).stderr
 
@@ -37,9 +51,16 @@ def run(mode: str, row: int, expert: int) -> str:
     ],
 )
 def test_past_the_end(row: int, expert: int, message: str) -> None:
-    errors = run("1", row, expert)
+    errors = run("1", row=row, expert=expert)
     assert message in errors
     assert bool(errors) is bool(message)
+
+
+@pytest.mark.parametrize(("row", "live", "refused"), [(4, 2, True), (4, 1, False), (3, 2, False)])
+def test_every_way_in(row: int, live: int, refused: bool) -> None:
+    errors = run("1", MORE_CALLS, row=row, live=live)
+    assert ("ValueError: inv_permuted_idx: was 4 in slot [1, 1]" in errors) is refused
+    assert bool(errors) is refused
 
 
 @pytest.mark.parametrize("mode", ["0", ""])

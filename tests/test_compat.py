@@ -32,6 +32,30 @@ def test_signatures() -> None:
     ]
 
 
+def test_nothing_is_computed_into_nowhere() -> None:
+    input, rows, weights = torch.ones(2, 3, 8), torch.ones(6, 8), torch.ones(2, 3)
+    index, output = torch.arange(6, dtype=torch.int32), torch.zeros(2, 8)
+    for name, call in {
+        "output": lambda: sgl_kernel.moe_sum_reduce(input, None, 1.0),  # type: ignore[arg-type]
+        "output ": lambda: vllm.moe_sum(input, None),  # type: ignore[arg-type]
+        "hidden_states": lambda: vllm.moe_unpermute(rows, weights, index, None, 3, None),  # type: ignore[arg-type]
+        "topk_weights": lambda: vllm.moe_unpermute(rows, None, index, None, 3, output),  # type: ignore[arg-type]
+    }.items():
+        with pytest.raises(TypeError, match=f"^{name.strip()}: was of type NoneType; allowed: a torch.Tensor"):
+            call()
+    with pytest.raises(ValueError, match=r"^topk: was 2; allowed: as many slots as topk_weights \[2, 3\] has"):
+        vllm.moe_unpermute(rows, weights, index, None, 2, output)
+    with pytest.raises(ValueError, match=r"^inv_permuted_idx: was of shape \[5\]; allowed: that of topk_weights"):
+        vllm.moe_unpermute(rows, weights, index[:5], None, 3, output)
+    assert bool((output == 0).all())
+
+
+def test_unpermute_of_no_slots() -> None:
+    output = torch.ones(2, 8)
+    vllm.moe_unpermute(torch.ones(6, 8), torch.ones(2, 0), torch.ones(2, 0, dtype=torch.int32), None, 0, output)
+    assert bool((output == 0).all())
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_sgl_moe_sum_reduce(device: torch.device, dtype: torch.dtype, rng: torch.Generator) -> None:
     call = plain_call(5, 8, 72, dtype, rng)

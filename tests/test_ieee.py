@@ -82,6 +82,26 @@ def test_zeros(device: torch.device, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_nothing_but_a_slot_that_is_read_changes_the_sign_of_zero(device: torch.device, dtype: torch.dtype) -> None:
+    """A weighted sum may underflow to -0, and what pads its slots to a whole number of loads must leave it so."""
+    weight_dtype = accumulator_of(dtype)
+    info = torch.finfo(weight_dtype)
+    tiny, least = 2.0**-14, info.smallest_normal * info.eps
+    for topk in range(1, 13):
+        weights = torch.full((1, topk), least, dtype=weight_dtype)
+        sums_to(device, dtype, [-tiny] * topk, -0.0, topk_weights=weights)
+        for skipped in range(1, topk):
+            ids = torch.zeros(1, topk, dtype=torch.int32)
+            ids[0, skipped] = -1
+            sums_to(device, dtype, [-tiny] * topk, -0.0, topk_weights=weights, topk_ids=ids)
+    rows = torch.full((2, 33), -tiny, dtype=dtype, device=device)
+    weights = torch.full((1, 3), least, dtype=weight_dtype, device=device)
+    index = torch.tensor([[1, -1, 2]], device=device)
+    actual = moe_cute.sum_reduce(rows, topk_weights=weights, inv_permuted_idx=index)
+    assert_same_bits(actual, torch.full((1, 33), -0.0, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_ties_go_to_even(device: torch.device, dtype: torch.dtype) -> None:
     eps = torch.finfo(dtype).eps
     sums_to(device, dtype, [1.0, eps / 2], 1.0)

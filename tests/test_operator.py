@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 import moe_cute
 from tests.calls import FULLEST, SCALE, fused_call, random_values
@@ -198,6 +199,25 @@ def test_functorch_gradient(device: torch.device, rng: torch.Generator) -> None:
         assert "functorch" in str(error)
         return
     assert_same_bits(gradient, torch.full_like(values, 3.0))
+
+
+def test_forward_mode_is_refused(device: torch.device) -> None:
+    """Else torch would return no tangent, or one of zeros."""
+    input, weights = torch.ones(2, 3, 8, device=device), torch.ones(2, 3, device=device)
+    with pytest.raises(NotImplementedError, match="input: was a tensor with a tangent"):
+        torch.func.jvp(moe_cute.sum_reduce, (input,), (input,))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(weights, weights)
+        with pytest.raises(NotImplementedError, match="topk_weights: was a tensor with a tangent"):
+            moe_cute.sum_reduce(input, topk_weights=dual)
+        assert_same_bits(moe_cute.sum_reduce(input), torch.full((2, 8), 3.0))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_trace_holds_the_call(device: torch.device, rng: torch.Generator) -> None:
+    first, second = (torch.randn(2, 3, 8, generator=rng).to(device) for _ in range(2))
+    traced = torch.jit.trace(lambda input: moe_cute.sum_reduce(input, None, 2.0), (first,))
+    assert_same_bits(traced(second), moe_cute.sum_reduce(second, None, 2.0))
 
 
 def test_a_negative_view_is_not_misread(device: torch.device) -> None:

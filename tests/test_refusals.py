@@ -34,6 +34,7 @@ WRONG_VALUES: list[Case] = [
     ("input", zeros(8), r"of shape \[8\]", INPUT_SHAPE),
     ("input", zeros(), r"of shape \[\]", INPUT_SHAPE),
     ("input", zeros(1, 3, 2, 8), "a tensor of rank 4", INPUT_SHAPE),
+    ("input", zeros(1, 1, 1, 0), "a tensor of rank 4", INPUT_SHAPE),
     ("output", zeros(3, 1, 8), r"of shape \[3, 1, 8\]", OUTPUTS),
     ("output", zeros(8), r"of shape \[8\]", OUTPUTS),
     ("output", zeros(4, 8), r"of shape \[4, 8\]", rf"{OUTPUTS} = \[3, 8\]"),
@@ -51,7 +52,7 @@ WRONG_VALUES: list[Case] = [
     ("shared_output", zeros(8), r"of shape \[8\]", OUTPUTS),
     ("num_tokens", zeros(2, dtype=INT32), r"of shape \[2\]", "one element"),
     ("num_tokens", zeros(0, dtype=INT32), r"of shape \[0\]", "one element"),
-    ("variant", "", "", "one that moe_cute.explain does not refuse, or None"),
+    ("variant", "", "but there is no variant of that name", "one that moe_cute.explain does not refuse, or None"),
 ]
 
 
@@ -71,7 +72,7 @@ WRONG_TYPES: list[Case] = [
     *wrong_dtypes("shared_output", (3, 8), "the output's bfloat16", torch.float32, torch.int32),
     *wrong_dtypes("num_tokens", (1,), "int32", torch.int64, torch.float32),
     ("out_dtype", torch.float32, "torch.float32", "the output's torch.bfloat16, or None"),
-    ("input", None, "", "a torch.Tensor"),
+    ("input", None, "None", "a torch.Tensor"),
     ("input", [[[1.0]]], "of type list", "a torch.Tensor"),
     ("input", torch.zeros(3, 2, 8).numpy(), "of type ndarray", "a torch.Tensor"),
     ("output", [[0.0] * 8] * 3, "of type list", "a torch.Tensor"),
@@ -194,7 +195,7 @@ def test_quantized() -> None:
     quantized = torch.quantize_per_tensor(torch.zeros(TOKENS, TOPK, HIDDEN), 0.1, 0, torch.qint8)
     refused(arguments | {"input": quantized}, TypeError, "input", "quantized", ANY_FLOAT)
     out.assert_untouched()
-    refused(arguments | {"output": quantized[:, 0]}, TypeError, "output", "quantized", "")
+    refused(arguments | {"output": quantized[:, 0]}, TypeError, "output", "quantized", ANY_FLOAT)
 
 
 # Autograd
@@ -204,8 +205,8 @@ def test_output_that_requires_grad(device: torch.device) -> None:
     arguments, _ = good(device, torch.float32)
     output = torch.zeros(TOKENS, HIDDEN, device=device, requires_grad=True)
     with torch.no_grad():
-        refused(arguments | {"output": output}, ValueError, "output", "requires grad", "")
-    refused(arguments | {"output": output}, ValueError, "output", "requires grad", "")
+        refused(arguments | {"output": output}, ValueError, "output", "requires grad", "one that does not, or None")
+    refused(arguments | {"output": output}, ValueError, "output", "requires grad", "one that does not, or None")
 
 
 def test_output_while_the_input_requires_grad(device: torch.device) -> None:
@@ -252,3 +253,70 @@ def test_the_operator_refuses_too(device: torch.device) -> None:
     ]:
         with pytest.raises((RuntimeError, ValueError, TypeError), match=message):
             torch.ops.moe_cute.sum_reduce_out(input, output)
+
+
+def test_the_operator_refuses_a_write_that_autograd_cannot_follow(device: torch.device) -> None:
+    input, output = torch.ones(TOKENS, TOPK, HIDDEN, device=device), torch.zeros(TOKENS, HIDDEN, device=device)
+    with pytest.raises(ValueError, match=r"^output: was given while input requires grad"):
+        torch.ops.moe_cute.sum_reduce_out(input.clone().requires_grad_(), output)
+    with pytest.raises(ValueError, match=r"^output: was given while shared_output requires grad"):
+        shared = output.clone().requires_grad_()
+        torch.ops.moe_cute.sum_reduce_out(input, output, 1.0, None, None, None, None, shared)
+    leaf = output.clone().requires_grad_()
+    with pytest.raises(ValueError, match=r"^output: was a tensor that requires grad"):
+        torch.ops.moe_cute.sum_reduce_out(input, leaf)
+    assert bool((output == 0).all()) and bool((leaf == 0).all())
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error", "was"),
+    [
+        ("topk_weights", zeros(TOKENS, TOPK, dtype=torch.int32), TypeError, "of dtype int32"),
+        ("topk_weights", zeros(TOKENS, 9, dtype=FLOAT32), ValueError, r"of shape \[3, 9\]"),
+        ("inv_permuted_idx", zeros(dtype=INT32), ValueError, r"of shape \[\]"),
+        ("input", zeros(8), ValueError, r"of shape \[8\]"),
+        ("out_dtype", torch.int32, TypeError, "of dtype int32"),
+        ("routed_scaling_factor", 10**400, ValueError, "an int beyond float64"),
+    ],
+)
+def test_both_ways_refuse_alike(
+    device: torch.device, argument: str, value: Any, error: type[Exception], was: str
+) -> None:
+    """The direct way, and the operator's, which is taken under autograd."""
+    arguments, _ = good(device)
+    del arguments["output"]
+    arguments[argument] = value(device) if callable(value) else value
+    if argument == "inv_permuted_idx":
+        arguments["input"] = arguments["input"].flatten(0, 1)
+    for requires_grad in (False, True):
+        arguments["input"].requires_grad_(requires_grad)
+        refused(arguments, error, "output" if argument == "out_dtype" else argument, was, "")
+
+
+def test_a_tensor_whose_memory_is_gone(device: torch.device) -> None:
+    arguments, out = good(device)
+    weights = torch.ones(TOKENS, TOPK, device=device)
+    weights.untyped_storage().resize_(0)
+    refused(arguments | {"topk_weights": weights}, ValueError, "topk_weights", "without memory", "has been computed")
+    out.assert_untouched()
+    del arguments["output"]
+    weights.requires_grad_()
+    refused(arguments | {"topk_weights": weights}, ValueError, "topk_weights", "without memory", "has been computed")
+
+
+def test_a_name_with_a_null_character(device: torch.device) -> None:
+    arguments, out = good(device)
+    name = f"{moe_cute.explain(arguments['input']).variant}\0x"
+    refused(arguments | {"variant": name}, ValueError, "variant", "a name with a null character", "explain")
+    out.assert_untouched()
+
+
+def test_meta_tensors_beside_others() -> None:
+    arguments, _ = good(torch.device("cpu"))
+    del arguments["output"]
+    weights = torch.ones(TOKENS, TOPK, device="meta")
+    with pytest.raises(ValueError, match=r"^topk_weights: was on meta; allowed: the input's device, cpu"):
+        torch.ops.moe_cute.sum_reduce(arguments["input"], 1.0, weights)
+    output = torch.ones(TOKENS, HIDDEN, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"^topk_weights: was on meta; allowed: the input's device, cpu"):
+        torch.ops.moe_cute.sum_reduce_out(arguments["input"], output, 1.0, weights)

@@ -135,15 +135,16 @@ def named(name: str | None) -> Variant:
 def answer(question: Question, width: int) -> tuple[str, list[str]]:
     """The first that accepts and those refused before it, where this width is the best for that many elements.
 
-    In order, of those not made for other sizes: the nearest epilogue, the nearest width, then the manifest's order.
+    In order, of those not made for other sizes: the nearest epilogue, the nearest width, the wider ones first, then the
+    manifest's order.
     """
     input, output, tensors = question.input, question.output, question.tensors
     topk, hidden = tensors.get("inv_permuted_idx", input).shape[1], input.shape[-1]
     needed = EPILOGUES.index(needed_epilogue(input, output, tensors))
 
-    def distance(variant: Variant) -> tuple[int, int]:
-        steps = abs(variant.vector_width.bit_length() - width.bit_length()) if variant.backend == "cuda" else 0
-        return abs(EPILOGUES.index(variant.epilogue) - needed), steps
+    def distance(variant: Variant) -> tuple[int, bool, int]:
+        steps = variant.vector_width.bit_length() - width.bit_length() if variant.backend == "cuda" else 0
+        return abs(EPILOGUES.index(variant.epilogue) - needed), steps < 0, abs(steps)
 
     candidates = [v for v in VARIANTS if v.backend == input.device.type and v.dtype is input.dtype]
     order = sorted((v for v in candidates if v.topk in (None, topk) and v.hidden in (None, hidden)), key=distance)
@@ -187,15 +188,35 @@ def test_the_best_instruction_set_of_this_processor(rng: torch.Generator) -> Non
         pytest.skip("the instruction sets are x86-64's")
     flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
     has = {
-        "avx2": {"avx2", "fma"} <= set(flags),
-        "avx512": {"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags),
+        "avx2": {"avx2", "fma", "f16c"} <= set(flags),
+        "avx512": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags),
     }
     assert {name: host_has(name) for name in has} == has
     best = next(name for name in reversed(INSTRUCTION_SETS) if has.get(name, True))
     assert named(moe_cute.explain((4, 8, 2048)).variant).instruction_set == best
 
 
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+def test_no_narrow_loads_for_want_of_a_width() -> None:
+    """A call that fits vectors gets them, also where there is no kernel of the width that the ladder likes best."""
+    for dtype in FLOATS:
+        for tokens in (1, 2, 3, 7, 16, 33, 64, 100, 128, 256, 512, 1024, 8192):
+            for topk in (2, 4, 5, 8, 10):
+                found = moe_cute.explain(
+                    (tokens, topk, 2048), dtype=dtype, topk_ids=True, device="cuda", architecture=90
+                )
+                assert named(found.variant).vector_width * dtype.itemsize >= 4, (dtype, tokens, topk)
+
+
 # Launch shapes
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+def test_fused_kernels_have_no_larger_blocks() -> None:
+    for tokens in (1, 16, 256, 4096):
+        for fused in ({"topk_weights": True}, {"topk_ids": True}, {"num_tokens": True}):
+            found = moe_cute.explain((tokens, 8, 2048), device="cuda", architecture=90, **fused)
+            assert found.threads <= 256
 
 
 def tuning_files() -> list[Path]:
@@ -324,6 +345,14 @@ def test_explain_refuses_what_sum_reduce_refuses(device: torch.device) -> None:
         moe_cute.explain((3, 64), device=device)
     with pytest.raises(TypeError, match=r"^input: was of dtype int32; allowed: "):
         moe_cute.explain((3, 2, 64), dtype=torch.int32, device=device)
+    with pytest.raises(ValueError, match=r"^input: was of shape \[-3, 2, 64\]; allowed: "):
+        moe_cute.explain((-3, 2, 64), device=device)
+    with pytest.raises(ValueError, match=r"^architecture: was 75; allowed: 0, or 80 and above"):
+        moe_cute.explain((3, 2, 64), device=device, architecture=75)
+    with pytest.raises(ValueError, match=r"^multiprocessors: was 0; allowed: "):
+        moe_cute.explain((3, 2, 64), device=device, multiprocessors=0)
+    with pytest.raises(TypeError, match=r"^inv_permuted_idx: was True; allowed: "):
+        moe_cute.explain((6, 64), device=device, inv_permuted_idx=True)
     input = torch.zeros(3, 2, 64, device=device)
     with pytest.raises(ValueError, match=r"^output: was of shape \[3, 63\]; allowed: "):
         moe_cute.explain(input, torch.zeros(3, 63, device=device))

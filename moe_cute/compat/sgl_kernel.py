@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
+from moe_cute._checks import expect_tensors
 from moe_cute._front import sum_reduce
 
 
 def moe_sum_reduce(input: Tensor, output: Tensor, routed_scaling_factor: float = 0) -> None:
-    """``sgl_kernel.moe_sum_reduce``: writes ``routed_scaling_factor * input.sum(1)`` into ``output``.
+    """``torch.ops.sgl_kernel.moe_sum_reduce``: writes ``routed_scaling_factor * input.sum(1)`` into ``output``.
 
     Args:
         input: ``[tokens, topk, hidden]``.
@@ -17,4 +18,5 @@ def moe_sum_reduce(input: Tensor, output: Tensor, routed_scaling_factor: float =
         ValueError, TypeError: as ``moe_cute.sum_reduce``, where that package fails at the launch or leaves columns
             unwritten.
     """
+    expect_tensors(output=output)
     sum_reduce(input, output, routed_scaling_factor)

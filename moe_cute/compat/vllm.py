@@ -1,7 +1,8 @@
-"""Stands in for `vllm._custom_ops` and `vllm.model_executor.layers.fused_moe.moe_permute_unpermute`."""
+"""Stands in for `vllm._custom_ops.moe_sum` and the operator `torch.ops._moe_C.moe_unpermute`."""
 
 from torch import Tensor
 
+from moe_cute._checks import expect_tensors
 from moe_cute._front import sum_reduce
 
 
@@ -14,6 +15,7 @@ def moe_sum(input: Tensor, output: Tensor, topk_ids: Tensor | None = None, exper
         topk_ids: ``[tokens, topk]``, int32 or int64: slots of experts that are not local are skipped, and not read.
         expert_map: ``[experts]``, int32: local index of each expert, negative where it is not local.
     """
+    expect_tensors(output=output)
     sum_reduce(input, output, topk_ids=topk_ids, expert_map=expert_map)
 
 
@@ -25,7 +27,7 @@ def moe_unpermute(
     topk: int,
     hidden_states: Tensor,
 ) -> None:
-    """``vllm``'s ``moe_unpermute``: writes the weighted sum of each token's rows into ``hidden_states``.
+    """``torch.ops._moe_C.moe_unpermute``: writes the weighted sum of each token's rows into ``hidden_states``.
 
     Args:
         permuted_hidden_states: ``[rows, hidden]``, sorted by expert.
@@ -36,7 +38,15 @@ def moe_unpermute(
         topk: slots of a token.
         hidden_states: ``[tokens, hidden]``, written.
     """
-    rows = inv_permuted_idx.view(-1, topk)
+    expect_tensors(topk_weights=topk_weights, inv_permuted_idx=inv_permuted_idx, hidden_states=hidden_states)
+    if topk_weights.dim() != 2 or topk_weights.shape[1] != topk:
+        raise ValueError(f"topk: was {topk}; allowed: as many slots as topk_weights {list(topk_weights.shape)} has")
+    if inv_permuted_idx.numel() != topk_weights.numel():
+        raise ValueError(
+            f"inv_permuted_idx: was of shape {list(inv_permuted_idx.shape)}; allowed: that of topk_weights, "
+            f"{list(topk_weights.shape)}, or as many in a row"
+        )
+    rows = inv_permuted_idx.reshape(topk_weights.shape)
     if expert_first_token_offset is not None:
         rows = rows.where(rows < expert_first_token_offset[-1], -1)
     sum_reduce(permuted_hidden_states, hidden_states, topk_weights=topk_weights, inv_permuted_idx=rows)

@@ -16,9 +16,10 @@ from build_support.toolchain import cuda_package_roots
 ROOT = Path(__file__).parents[2]
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), *(str(root / "bin") for root in cuda_package_roots())])
 
-MANGLED = re.compile(
+SUM_REDUCE = re.compile(
     r"sum_reduce_kernelINS_13ConfigurationILNS_5DTypeE(\d)ELi(\d+)ELi(\d+)ELi(\d+)ELNS_8EpilogueE(\d)EEE"
 )
+GRADIENT = re.compile(r"gradient_kernelINS_\d+(\w+?)ILNS_5DTypeE(\d)EEE")
 
 
 class Configuration(NamedTuple):
@@ -29,6 +30,13 @@ class Configuration(NamedTuple):
     topk: int
     vector_width: int
     epilogue: int
+
+
+class Gradient(NamedTuple):
+    """The body of a gradient's kernel, as in csrc/gradient.hpp, and its dtype as a number."""
+
+    body: str
+    dtype: int
 
 
 @dataclass
@@ -56,8 +64,8 @@ def architectures_of(source: str) -> tuple[int, ...]:
 
 
 @cache
-def kernels_of(source: str, architecture: int) -> dict[Configuration, Kernel]:
-    kernels: dict[Configuration, Kernel] = {}
+def kernels_of(source: str, architecture: int) -> dict[Configuration | Gradient, Kernel]:
+    kernels: dict[Configuration | Gradient, Kernel] = {}
     for name, body in _functions(_cuobjdump(f"-sass -arch sm_{architecture}", source)):
         kernels[name] = Kernel(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)", body, re.MULTILINE))
     for name, body in _functions(_cuobjdump(f"-res-usage -arch sm_{architecture}", source)):
@@ -66,10 +74,18 @@ def kernels_of(source: str, architecture: int) -> dict[Configuration, Kernel]:
     return kernels
 
 
-def _functions(listing: str) -> list[tuple[Configuration, str]]:
+def _functions(listing: str) -> list[tuple[Configuration | Gradient, str]]:
     parts = re.split(r"^\s*Function\s*:?\s*", listing, flags=re.MULTILINE)[1:]
-    named = [(MANGLED.search(part.split("\n", 1)[0]), part) for part in parts]
-    return [(Configuration(*map(int, name.groups())), part) for name, part in named if name]
+    named = [(_named(part.split("\n", 1)[0]), part) for part in parts]
+    return [(name, part) for name, part in named if name]
+
+
+def _named(mangled: str) -> Configuration | Gradient | None:
+    if found := SUM_REDUCE.search(mangled):
+        return Configuration(*map(int, found.groups()))
+    if found := GRADIENT.search(mangled):
+        return Gradient(found[1], int(found[2]))
+    return None
 
 
 def _cuobjdump(options: str, source: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.build import sass
-from tests.build.sass import Configuration, Kernel
+from tests.build.sass import Configuration, Gradient, Kernel
 from tests.variants import EPILOGUES, manifest
 
 UNREADABLE = sass.why_unreadable()
@@ -26,6 +26,8 @@ GLANCES = (LOADS[4], LOADS[8])
 MAY_GLANCE = ("permuted", "routed")
 
 VARIANTS = [row for row in manifest()["variants"] if row["backend"] == "cuda"]
+GRADIENTS = [row for row in manifest()["gradients"] if row["backend"] == "cuda"]
+GRADIENT_BODIES = {"slot_dot": "SlotDot", "row_sum": "RowSum"}
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda row: row["name"])
 each_plain_unrolled_variant = pytest.mark.parametrize(
     "variant",
@@ -47,6 +49,12 @@ def kernels_of(variant: dict) -> Iterator[tuple[str, Kernel]]:
     assert architectures
     for architecture in architectures:
         yield f"sm_{architecture}", sass.kernels_of(variant["file"], architecture)[configuration]
+
+
+def gradient_kernels_of(gradient: dict) -> Iterator[tuple[str, Kernel]]:
+    name = Gradient(GRADIENT_BODIES[gradient["operation"]], DTYPES.index(gradient["dtype"]))
+    for architecture in sass.architectures_of(gradient["file"]):
+        yield f"sm_{architecture}", sass.kernels_of(gradient["file"], architecture)[name]
 
 
 def load_of(variant: dict) -> str:
@@ -90,3 +98,14 @@ def test_nothing_is_read_before_the_previous_kernel_has_ended(variant: dict) -> 
         early = set(filter(is_global_read, kernel.opcodes[:wait]))
         assert early <= (set(GLANCES) if variant["epilogue"] in MAY_GLANCE else set()), architecture
         assert kernel.opcodes[wait:].count(load_of(variant)) >= (variant["topk"] or 1), architecture
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS, ids=lambda row: row["name"])
+def test_gradients_read_nothing_before_the_previous_kernel_has_ended(gradient: dict) -> None:
+    for architecture, kernel in gradient_kernels_of(gradient):
+        assert (kernel.stack_bytes, kernel.local_bytes) == (0, 0), architecture
+        reads = [at for at, opcode in enumerate(kernel.opcodes) if is_global_read(opcode)]
+        assert not [at for at in reads if "CONSTANT" in kernel.opcodes[at]], architecture
+        if int(architecture.removeprefix("sm_")) >= FIRST_WITH_DEPENDENT_LAUNCH:
+            assert kernel.opcodes.count("PREEXIT") == 1, architecture
+            assert kernel.opcodes.index("ACQBULK") < min(reads), architecture

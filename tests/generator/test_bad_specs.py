@@ -138,7 +138,7 @@ CASES = {
     "threads not of whole warps": (
         "[128, 256]",
         "[100]",
-        "11:11: threads[0]: found 100; allowed: a multiple of 32 from 32 to 1024",
+        "11:11: threads[0]: found 100; allowed: a multiple of 32 from 32 to 512",
     ),
     "empty list": ("[128, 256]", "[]", "11:10: threads: found an empty list; allowed: at least 1 item"),
     "empty mapping": (
