@@ -100,6 +100,20 @@ PyObject* list_of(Items const& items, ObjectOf const& object_of) {
   return list;
 }
 
+// check(descriptions of the eight tensors..., scale): raises what a call would raise.
+PyObject* check_call(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject* tensors[kTensors];
+    double scale = 1;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOd", &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4],
+                          &tensors[5], &tensors[6], &tensors[7], &scale)) {
+      return nullptr;
+    }
+    checked(call_of(tensors, scale, described_view));
+    Py_RETURN_NONE;
+  });
+}
+
 // explain(descriptions of the eight tensors..., scale, architecture, multiprocessors, pdl) -> (name or None, threads,
 // prefetch, measured, [(refused name, reason)...]). An architecture of 0 asks the device itself.
 PyObject* explain_call(PyObject*, PyObject* args) {
@@ -148,6 +162,7 @@ PyObject* build_info(PyObject*, PyObject*) {
 
 PyMethodDef methods[] = {
     {"sum_reduce", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)(void)>(sum_reduce)), METH_FASTCALL, nullptr},
+    {"check", check_call, METH_VARARGS, nullptr},
     {"explain", explain_call, METH_VARARGS, nullptr},
     {"variants", list_variants, METH_NOARGS, nullptr},
     {"build_info", build_info, METH_NOARGS, nullptr},

@@ -120,6 +120,7 @@ TensorView described_view(PyObject* description, char const*) {
     view.type = static_cast<Type>(at);
     if (std::string(type) == name_of(view.type)) break;
   }
+  if (view.type == Type::kOther) view.other_type_name = type;  // as long as `description` lives
   view.device = std::string(device) == "cuda"  ? Device::kCuda
                 : std::string(device) == "cpu" ? Device::kCpu
                                                : Device::kOther;

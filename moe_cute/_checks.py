@@ -6,11 +6,7 @@ import sys
 
 import torch
 from torch import Tensor
-from torch._C import _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
-
-from moe_cute._backward import is_local
 
 
 def _refusal(name: str, tensor: object) -> str | None:
@@ -30,6 +26,19 @@ def expect_tensors(**tensors: object) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: was of type {type(tensor).__name__}; allowed: a torch.Tensor")
+
+
+def expect_ranks(input: Tensor, inv_permuted_idx: Tensor | None) -> None:
+    """Raises ValueError for what has too few or too many dimensions to tell the output's shape."""
+    expected = [("input", input, 3, "[tokens, topk, hidden]")]
+    if inv_permuted_idx is not None:
+        expected = [
+            ("input", input, 2, "[rows, hidden], since inv_permuted_idx is given"),
+            ("inv_permuted_idx", inv_permuted_idx, 2, "[tokens, topk]"),
+        ]
+    for name, tensor, rank, shape in expected:
+        if tensor.dim() != rank:
+            raise ValueError(f"{name}: was of shape {list(tensor.shape)}; allowed: shape {shape}")
 
 
 def refuse_unusable(routed_scaling_factor: object, variant: object, **tensors: object) -> None:
@@ -91,50 +100,6 @@ def refuse_forward_mode(**tensors: Tensor | None) -> None:
                 f"{name}: was a tensor with a tangent; allowed: one without, since sum_reduce has no forward-mode "
                 "derivative. It has a reverse-mode one"
             )
-
-
-def check_ids_and_rows(
-    input: Tensor,
-    topk_ids: Tensor | None,
-    expert_map: Tensor | None,
-    inv_permuted_idx: Tensor | None,
-    num_tokens: Tensor | None,
-) -> None:
-    """Raises ValueError naming the first slot that would be read past an end (``MOE_CUTE_CHECK=1``). Synchronises with
-    the device. What has no values to look at, and what is refused for its shape anyway, passes.
-    """
-    if not all(_has_values(tensor) for tensor in (input, topk_ids, expert_map, inv_permuted_idx, num_tokens)):
-        return
-    slots = inv_permuted_idx if inv_permuted_idx is not None else topk_ids
-    if slots is None or slots.dim() != 2 or (topk_ids is not None and topk_ids.shape != slots.shape):
-        return
-    reads = torch.ones_like(slots, dtype=torch.bool)
-    if num_tokens is not None and num_tokens.numel() == 1:
-        reads[max(0, int(num_tokens)) :] = False
-    if topk_ids is not None and expert_map is not None and expert_map.dim() == 1:
-        _check_below("topk_ids", topk_ids, reads, expert_map.shape[0], "experts in expert_map")
-    local = is_local(topk_ids, expert_map if expert_map is not None and expert_map.dim() == 1 else None)
-    if local is not None:
-        reads &= local
-    if inv_permuted_idx is not None and input.dim() == 2:
-        _check_below("inv_permuted_idx", inv_permuted_idx, reads, input.shape[0], "rows in input")
-
-
-def _check_below(name: str, indices: Tensor, reads: Tensor, count: int, counted: str) -> None:
-    past = (reads & (indices >= count)).nonzero()
-    if past.shape[0]:
-        slot = past[0].tolist()
-        raise ValueError(
-            f"{name}: was {indices[tuple(slot)].item()} in slot {slot}; allowed: less than the {count} {counted}"
-        )
-
-
-def _has_values(tensor: Tensor | None) -> bool:
-    if tensor is None:
-        return True
-    under_a_mode = _len_torch_dispatch_stack() or peek_interpreter_stack() is not None
-    is_dense = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and not tensor.is_meta
-    return is_dense and not under_a_mode
 
 
 _REFUSAL = re.compile(r"\w+: was (of d?type )?.*; allowed: ", re.DOTALL)

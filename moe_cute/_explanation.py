@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_cute._description import description
 from moe_cute._extension import _C
 
 FIRST_ARCHITECTURE = 80
@@ -107,7 +108,7 @@ def explain(
         described("shared_output", shared_output, (tokens, hidden), result_dtype),
         described("num_tokens", num_tokens, (1,), torch.int32),
     )
-    descriptions = (_description(tensor, place) for place, tensor in enumerate(tensors))
+    descriptions = (description(tensor, place) for place, tensor in enumerate(tensors))
     choice = _C.explain(*descriptions, 1.0, architecture, multiprocessors, pdl)
     variant, threads, prefetch, measured, refused = choice
     return Explanation(variant, threads, prefetch, measured, tuple(refused))
@@ -126,19 +127,3 @@ class _Described:
         for size in reversed(self.shape[1:]):
             strides.append(strides[-1] * max(size, 1))
         return tuple(reversed(strides))
-
-
-def _description(tensor: Any, place: int) -> tuple[tuple[int, ...], tuple[int, ...], str, str, int, int] | None:
-    if tensor is None:
-        return None
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    # Beyond every address of a process, and far apart: what is only described overlaps with nothing.
-    address = (isinstance(tensor, Tensor) and tensor.data_ptr()) or (place + 1) << 48
-    return (
-        tuple(tensor.shape),
-        tuple(tensor.stride()),
-        dtype,
-        tensor.device.type,
-        tensor.device.index or 0,
-        address,
-    )

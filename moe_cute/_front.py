@@ -4,7 +4,6 @@ The direct way reads plain tensors from C and launches. The operator `torch.ops.
 dispatcher: autograd, torch.compile, functorch, tensor subclasses and dispatch modes.
 """
 
-import os
 from typing import Any
 
 import torch
@@ -13,9 +12,10 @@ from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
+from moe_cute._checking_mode import CHECKING, check_ids_and_rows
 from moe_cute._checks import (
-    check_ids_and_rows,
     clearer,
+    expect_ranks,
     refusal_of,
     refuse_forward_mode,
     refuse_gradient,
@@ -92,7 +92,7 @@ def sum_reduce(
         and variant is None
     )
     extras = (topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output, num_tokens) if fused else ()
-    if _CHECK and not torch.compiler.is_compiling():
+    if CHECKING and not torch.compiler.is_compiling():
         check_ids_and_rows(input, topk_ids, expert_map, inv_permuted_idx, num_tokens)
     if torch.compiler.is_compiling() or not _is_plain(input, output, extras):
         return _through_dispatcher(input, output, routed_scaling_factor, extras, out_dtype, variant, pdl)
@@ -113,9 +113,6 @@ def sum_reduce(
     if output is not None and not output.is_inference():
         torch.autograd.graph.increment_version(output)
     return target
-
-
-_CHECK = os.environ.get("MOE_CUTE_CHECK", "0") not in ("", "0")
 
 
 def _is_plain(input: Tensor, output: Tensor | None, extras: tuple[Tensor | None, ...]) -> bool:
@@ -147,17 +144,8 @@ def _named(extras: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
 
 
 def _empty_output(input: Tensor, inv_permuted_idx: Tensor | None, out_dtype: torch.dtype | None) -> Tensor:
-    if inv_permuted_idx is not None and inv_permuted_idx.dim() != 2:
-        raise ValueError(
-            f"inv_permuted_idx: was of shape {list(inv_permuted_idx.shape)}; allowed: shape [tokens, topk]"
-        )
-    rows, rank, shape = (
-        (input, 3, "[tokens, topk, hidden]")
-        if inv_permuted_idx is None
-        else (inv_permuted_idx, 2, "[rows, hidden], since inv_permuted_idx is given")
-    )
-    if input.dim() != rank:
-        raise ValueError(f"input: was of shape {list(input.shape)}; allowed: shape {shape}")
+    expect_ranks(input, inv_permuted_idx)
+    rows = input if inv_permuted_idx is None else inv_permuted_idx
     return input.new_empty((rows.shape[0], input.shape[-1]), dtype=out_dtype)
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from moe_cute import _backward, _extension  # noqa: F401  (loading the extension defines the operators)
-from moe_cute._checks import refuse_gradient, refuse_mixed_devices
+from moe_cute._checks import expect_ranks, refuse_gradient, refuse_mixed_devices
+from moe_cute._description import check_described
 
 # In the order of every argument list.
 OPTIONAL_TENSORS = ("topk_weights", "topk_ids", "expert_map", "inv_permuted_idx", "shared_output", "num_tokens")
@@ -28,11 +29,7 @@ def _(
     variant: str | None = None,
     pdl: bool = True,
 ) -> Tensor:
-    rank = 3 if inv_permuted_idx is None else 2
-    if input.dim() != rank:
-        raise ValueError(
-            f"input: was of shape {list(input.shape)}; allowed: {rank} dimensions, the last of them hidden"
-        )
+    expect_ranks(input, inv_permuted_idx)
     refuse_mixed_devices(
         input,
         topk_weights=topk_weights,
@@ -43,12 +40,17 @@ def _(
         num_tokens=num_tokens,
     )
     tokens = (input if inv_permuted_idx is None else inv_permuted_idx).shape[0]
-    return input.new_empty((tokens, input.shape[-1]), dtype=out_dtype)
+    output = input.new_empty((tokens, input.shape[-1]), dtype=out_dtype)
+    others = (topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output, num_tokens)
+    check_described(input, output, routed_scaling_factor, *others)
+    return output
 
 
 @torch.library.register_fake("moe_cute::sum_reduce_out")  # type: ignore[untyped-decorator]
-def _(input: Tensor, output: Tensor, _scale: float = 1.0, *others: Any, **others_by_name: Any) -> None:
-    refuse_mixed_devices(input, output=output, **_tensors(others, others_by_name))
+def _(input: Tensor, output: Tensor, scale: float = 1.0, *others: Any, **others_by_name: Any) -> None:
+    tensors = _tensors(others, others_by_name)
+    refuse_mixed_devices(input, output=output, **tensors)
+    check_described(input, output, scale, *(tensors.get(name) for name in OPTIONAL_TENSORS))
 
 
 def _tensors(others: tuple[Any, ...], by_name: dict[str, Any]) -> dict[str, Tensor]:

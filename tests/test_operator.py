@@ -1,6 +1,7 @@
 """torch.ops.moe_cute as torch sees it: schema, fake tensors, compilation, transforms, threads."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -88,6 +89,34 @@ def test_meta_tensors() -> None:
     index = torch.empty(7, 2, dtype=torch.int32, device="meta")
     made = moe_cute.sum_reduce(rows, inv_permuted_idx=index)
     assert (made.shape, made.dtype) == ((7, 16), torch.float64)
+
+
+WRONG_CALLS: dict[str, tuple[dict[str, Any], str]] = {
+    "input": ({"input": torch.ones(3, 4, 16).int()}, r"input: was of dtype int32"),
+    "complex": ({"input": torch.ones(3, 4, 16, dtype=torch.complex64)}, r"input: was of dtype complex64"),
+    "out_dtype": ({"out_dtype": torch.int32}, r"output: was of dtype int32"),
+    "topk_weights": ({"topk_weights": torch.ones(9, 9)}, r"topk_weights: was of shape \[9, 9\].* = \[3, 4\]"),
+    "expert_map": ({"expert_map": torch.ones(4).int()}, r"expert_map: was given without topk_ids"),
+    "output": ({"output": torch.ones(9, 9, 9)}, r"output: was of shape \[9, 9, 9\]"),
+}
+
+
+@pytest.mark.parametrize("kind", ["fake", "meta"])
+@pytest.mark.parametrize("wrong", WRONG_CALLS)
+def test_without_values_the_same_is_refused(wrong: str, kind: str) -> None:
+    changed, message = WRONG_CALLS[wrong]
+    mode = FakeTensorMode()
+    place = mode.from_tensor if kind == "fake" else lambda tensor: tensor.to("meta")
+    arguments = {"input": torch.ones(3, 4, 16)} | changed
+    arguments = {name: place(value) if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    with mode if kind == "fake" else nullcontext(), pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        moe_cute.sum_reduce(**arguments)
+
+
+def test_what_compiles_is_checked_with_symbols_for_sizes() -> None:
+    compiled = torch.compile(moe_cute.sum_reduce, fullgraph=True, dynamic=True, backend="eager")
+    with pytest.raises(Exception, match=r"topk_weights: was of shape \[3, 5\]; allowed: \[tokens, topk\] = \[3, 4\]"):
+        compiled(torch.ones(3, 4, 16), topk_weights=torch.ones(3, 5))
 
 
 # Compilation

@@ -1,0 +1,56 @@
+"""MOE_CUTE_CHECK=1: ids and rows past their ends, which are else skipped, are errors."""
+
+import os
+
+import torch
+from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
+
+from moe_cute._backward import is_local
+
+CHECKING = os.environ.get("MOE_CUTE_CHECK", "0") not in ("", "0")
+
+
+def check_ids_and_rows(
+    input: Tensor,
+    topk_ids: Tensor | None,
+    expert_map: Tensor | None,
+    inv_permuted_idx: Tensor | None,
+    num_tokens: Tensor | None,
+) -> None:
+    """Raises ValueError naming the first slot that would be read past an end. Synchronises with
+    the device. What has no values to look at, and what is refused for its shape anyway, passes.
+    """
+    if not all(_has_values(tensor) for tensor in (input, topk_ids, expert_map, inv_permuted_idx, num_tokens)):
+        return
+    slots = inv_permuted_idx if inv_permuted_idx is not None else topk_ids
+    if slots is None or slots.dim() != 2 or (topk_ids is not None and topk_ids.shape != slots.shape):
+        return
+    reads = torch.ones_like(slots, dtype=torch.bool)
+    if num_tokens is not None and num_tokens.numel() == 1:
+        reads[max(0, int(num_tokens)) :] = False
+    if topk_ids is not None and expert_map is not None and expert_map.dim() == 1:
+        _check_below("topk_ids", topk_ids, reads, expert_map.shape[0], "experts in expert_map")
+    local = is_local(topk_ids, expert_map if expert_map is not None and expert_map.dim() == 1 else None)
+    if local is not None:
+        reads &= local
+    if inv_permuted_idx is not None and input.dim() == 2:
+        _check_below("inv_permuted_idx", inv_permuted_idx, reads, input.shape[0], "rows in input")
+
+
+def _check_below(name: str, indices: Tensor, reads: Tensor, count: int, counted: str) -> None:
+    past = (reads & (indices >= count)).nonzero()
+    if past.shape[0]:
+        slot = past[0].tolist()
+        raise ValueError(
+            f"{name}: was {indices[tuple(slot)].item()} in slot {slot}; allowed: less than the {count} {counted}"
+        )
+
+
+def _has_values(tensor: Tensor | None) -> bool:
+    if tensor is None:
+        return True
+    under_a_mode = _len_torch_dispatch_stack() or peek_interpreter_stack() is not None
+    is_dense = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and not tensor.is_meta
+    return is_dense and not under_a_mode
