@@ -119,7 +119,7 @@ def single_row(question: Question) -> Question:
     topk = operands.get("inv_permuted_idx", question.input).shape[1]
     tensors = {name: draw.tensor((1, topk), tensor.dtype) for name, tensor in operands.items()}
     if "num_tokens" in operands:
-        tensors["num_tokens"] = operands["num_tokens"]
+        tensors["num_tokens"] = draw.tensor((1,), torch.int32)
     if "shared_output" in operands:
         tensors["shared_output"] = draw.tensor((1, tokens * hidden), question.output.dtype)
     shape = (999, tokens * hidden) if "inv_permuted_idx" in operands else (1, topk, tokens * hidden)
