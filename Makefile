@@ -26,7 +26,7 @@ CUDA    := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.
 
 .PHONY: help
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build  ## set up, build, and run sum_reduce at real model shapes, on the GPU if there is one
@@ -95,17 +95,20 @@ GPU_PYTHON ?= 3.12
 wheelhouse:  ## fetch what gpu-test needs on a machine without a network (GPU_PYTHON=3.12)
 	$(PYTHON) -m pip download --quiet --no-deps --dest wheelhouse $(CUTLASS)
 	$(PYTHON) -m pip download --quiet --only-binary=:all: --python-version $(GPU_PYTHON) \
-	    --platform manylinux2014_x86_64 --dest wheelhouse 'pydantic>=2.10'
+	    --platform manylinux2014_x86_64 --dest wheelhouse 'pydantic>=2.10' 'ninja>=1.11'
 
 build/site/ready: $(wildcard wheelhouse/*.whl)
 	mkdir -p build/site
 	$(if $^,$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target build/site $^)
 	touch $@
 
+TOO_OLD := "PYTHON: was Python %d.%d; allowed: 3.10 or newer, as in make PYTHON=python3.11" % sys.version_info[:2]
+
 # torch last and by itself: pip never has a reason to fetch another one.
 $(VENV)/ready: pyproject.toml
 	@echo "Setting up $(VENV)"
-	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and $(TOO_OLD))'
+	[ -e $@ ] || $(PYTHON) -m venv --clear $(VENV)  # one that never became ready may be of another Python
 	$(PIP) --upgrade 'pip>=25.1'  # the first that installs dependency groups
 	$(PIP) --group dev
 	$(PIP) --no-deps $(CUTLASS)
@@ -113,7 +116,7 @@ $(VENV)/ready: pyproject.toml
 	    || $(PIP) --no-deps $(CUDA)
 	if found=$$($(PYTHON) -c 'from importlib.metadata import distribution; print(distribution("torch").locate_file(""))' 2>/dev/null)
 	then $(ADD_PATH) torch.pth "$$found"
-	else $(PIP) $(TORCH)
+	else $(PIP) --no-warn-conflicts $(TORCH)
 	fi
 	# Built in place and imported from here: pip would compile in silence.
 	$(ADD_PATH) moe_cute.pth "$(CURDIR)"

@@ -4,8 +4,7 @@ import io
 import shlex
 from pathlib import Path
 
-from ninja.ninja_syntax import Writer, escape_path
-
+from build_support.errors import BuildError
 from build_support.plan import BuildPlan
 
 # Both compilers list the headers that they read.
@@ -18,6 +17,11 @@ def object_of(source: Path, folder: Path) -> Path:
 
 def ninja_file(plan: BuildPlan, folder: Path, library: Path) -> str:
     """The text of a build.ninja that makes `library`, and its objects in `folder`."""
+    try:
+        from ninja.ninja_syntax import Writer, escape_path
+    except ImportError as error:
+        raise BuildError("the Python package ninja is missing: pip install ninja") from error
+
     text = io.StringIO()
     ninja = Writer(text, width=120)  # type: ignore[arg-type]  # whose stubs take a file for a str
     ninja.variable("builddir", escape_path(str(folder)))

@@ -13,14 +13,14 @@ namespace {
 // Without measurements: 16-byte vectors once they fill half of the GPU's thread slots, else twice the threads with half
 // the width; blocks of 256 where that leaves two for each multiprocessor; prefetch while the rows fit a tenth of an L2.
 // The three bounds are those of the H200's measured ladders, over its 132 multiprocessors.
-Preference heuristic(SumReduceArguments const& call, Machine const& machine) {
+Preference heuristic(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
   int const bytes = element_bytes(call.input_dtype);
   int64_t const wide_vectors = call.tokens * call.hidden * bytes / 16;
   bool const wide = wide_vectors >= int64_t(machine.multiprocessors) * 1024;
   int64_t const vectors = wide ? wide_vectors : 2 * wide_vectors;
   bool const large_blocks = vectors >= int64_t(machine.multiprocessors) * 512;
-  bool const prefetch = call.tokens * call.hidden * bytes * call.topk <= int64_t(machine.multiprocessors) * 16384;
-  return {std::max(1, (wide ? 16 : 8) / bytes), large_blocks ? 256 : 128, prefetch, false};
+  bool const fits = call.tokens * call.hidden * bytes * call.topk <= int64_t(machine.multiprocessors) * 16384;
+  return {std::max(1, (wide ? 16 : 8) / bytes), large_blocks ? 256 : 128, programmatic && fits, false};
 }
 
 bool has_kernel_for_topk(int64_t topk) {
@@ -51,7 +51,7 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine, boo
     if (elements > rule.elements) continue;
     if (best == nullptr || distance(rule) < distance(*best)) best = &rule;
   }
-  if (best == nullptr) return heuristic(call, machine);
+  if (best == nullptr) return heuristic(call, machine, programmatic);
   return {best->vector_width, best->threads, best->prefetch, true};
 }
 

@@ -75,6 +75,7 @@ def main() -> None:
     results = [run(shape, tokens, device) for shape, tokens in progress]
     console.print(table(results, device))
     console.print(notes(device), style="dim")
+    console.print("Variants: " + ", ".join(dict.fromkeys(result.variant for result in results)) + ".", style="dim")
     failed = sum(not result.passed for result in results)
     if failed:
         console.print(f"{failed} of {len(results)} points failed: see the red rows.", style="red")
@@ -178,20 +179,23 @@ def graph_timer(call: Callable[[], None]) -> Callable[[], float]:
 
 def table(results: list[Result], device: torch.device) -> Table:
     place = torch.cuda.get_device_name() if device.type == "cuda" else f"the CPU (threads: {torch.get_num_threads()})"
-    table = Table(title=f"moe_cute.sum_reduce on {place}: {DTYPE}, routed_scaling_factor {SCALE}", box=None)
-    for heading in ("model", "variant"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("tokens", "topk", "hidden", "error", "torch's", "µs", "torch's", "ratio", "same bits"):
-        table.add_column(heading, justify="right")
+    table = Table(
+        title=f"moe_cute.sum_reduce on {place}: {DTYPE}, routed_scaling_factor {SCALE}",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("model", overflow="fold")
+    for heading in ("tokens", "topk", "hidden", "error", "torch's", "µs", "torch's", "ratio", "bits"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         table.add_row(
             result.shape.model,
-            result.variant,
             *(str(size) for size in (result.tokens, result.shape.topk, result.shape.hidden)),
             *(f"{error:.4f}" for error in (result.error, result.torch_error)),
             *(f"{time:.1f}" for time in (result.microseconds, result.torch_microseconds)),
             f"{result.torch_microseconds / result.microseconds:.1f}",
-            f"{result.agreeing} of {result.accepting}",
+            f"{result.agreeing}/{result.accepting}",
             style="" if result.passed else "red",
         )
     return table
@@ -201,8 +205,8 @@ def notes(device: torch.device) -> str:
     timed = f"for a call in a CUDA graph of {LAUNCHES_PER_GRAPH}" if device.type == "cuda" else "of a call"
     return (
         "error: the largest against float64 · torch's: sum, then mul_, into a given output · µs: the least time "
-        f"{timed}, on one input, which the caches may hold (`make bench` measures without them) · same bits: how many "
-        "of the variants that take the input give these bits"
+        f"{timed}, on one input, which the caches may hold (`make bench` measures without them) · bits: how many of "
+        "the variants that take the input give these"
     )
 
 

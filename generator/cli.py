@@ -71,9 +71,13 @@ def main(
     names = render.file_names(variants)
     progress = track(names, "Generating", console=errors, transient=True, disable=not errors.is_terminal)
     files = {out / name: render.render(name, loaded, variants, launch_rules) for name in progress}
-    if (spec_path, out) == (SPEC, OUT):
+    if (spec_path.resolve(), out.resolve()) == (SPEC, OUT):
         files |= {path: schema(model) for path, model in SCHEMAS.items()}
-    changes = sync.plan(files, out)
+    try:
+        changes = sync.plan(files, out)
+    except OSError as error:
+        errors.print(f"{error.filename}: {error.strerror}")
+        raise typer.Exit(2) from error
     refusals = list(sync.refusals(changes, force))
     if check:
         _check(changes, refusals, _command(spec_path, out, changes))
@@ -115,11 +119,18 @@ def _command(spec_path: Path, out: Path, changes: list[Change]) -> str:
     return shlex.join(words)
 
 
+def _done(change: Change) -> str:
+    if change.state is State.HAND_EDITED:
+        return "removed" if change.new is None else "overwritten"
+    done: str = change.state.value
+    return done
+
+
 def _summarise(changes: list[Change], variants: list[Variant]) -> None:
     for change in changes:
         if change.state is not State.UNCHANGED:
-            console.print(f"{change.state.value:>14}  {shown(change.path)}")
-    states = Counter(change.state.value for change in changes)
+            console.print(f"{_done(change):>14}  {shown(change.path)}")
+    states = Counter(map(_done, changes))
     backends = Counter(variant.backend for variant in variants)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     console.print(f"{backends['cuda']} CUDA and {backends['cpu']} CPU variants; {len(changes)} files: {counts}.")

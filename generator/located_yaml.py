@@ -44,11 +44,11 @@ def _read_text(path: Path) -> str:
     def refuse(found: str, allowed: str = "a YAML file") -> BadFile:
         return BadFile(path, [Problem(None, None, (), found, allowed)])
 
-    if path.is_dir():
-        raise refuse("a directory")
-    if not path.is_file():
-        raise refuse("something that is not a file" if path.exists() else "no such file")
     try:
+        if path.is_dir():
+            raise refuse("a directory")
+        if not path.is_file():
+            raise refuse("something that is not a file" if path.exists() else "no such file")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise refuse(f"{size} bytes", f"at most {MAX_BYTES}")
         data = path.read_bytes()
@@ -120,8 +120,10 @@ class _Reader:
 
     def _mapping(self, events: Iterator[Any], path: KeyPath) -> dict[str, Value]:
         mapping: dict[str, Value] = {}
+        count = 0  # of keys that stand there again, too
         while not isinstance(event := next(events), yaml.MappingEndEvent):
-            if len(mapping) == MAX_ITEMS:
+            count += 1
+            if count > MAX_ITEMS:
                 raise self._refuse(event, path, "one more key", f"at most {MAX_ITEMS}")
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._refuse(event, path, "a key that is not a word", "words as keys")

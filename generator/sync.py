@@ -75,8 +75,12 @@ def apply(changes: Iterable[Change]) -> None:
             # Hidden, so that one left by a crash is not taken for a foreign file; replaced whole, so that a build that
             # runs meanwhile reads the old file or the new one.
             temporary = change.path.with_name(f".{change.path.name}.tmp")
-            temporary.write_bytes(change.new.encode())
-            temporary.replace(change.path)
+            try:
+                temporary.write_bytes(change.new.encode())
+                temporary.replace(change.path)
+            except BaseException:  # an interrupt, too
+                temporary.unlink(missing_ok=True)
+                raise
 
 
 def diff(changes: Iterable[Change]) -> str:

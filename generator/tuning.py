@@ -1,5 +1,6 @@
 """specs/tuning/<arch>.yaml, edition 1: launches that were measured to be the fastest, written by `make tune`."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
@@ -10,7 +11,7 @@ import yaml
 from pydantic import Field
 
 from generator import strict
-from generator.problems import KeyPath
+from generator.problems import BadFile, KeyPath, Problem
 from generator.spec import AnyTopK, Architecture, Epilogue, Spec, Threads
 from generator.strict import Allowed, Contradiction, StrictModel
 from generator.variant import Variant
@@ -88,7 +89,15 @@ class LaunchRule:
 
 def launch_rules(directory: Path, spec: Spec, variants: list[Variant]) -> list[LaunchRule]:
     """The rules of every tuning file in a directory, which need not exist. Raises BadFile."""
-    paths = sorted(path for path in directory.glob("*") if path.suffix in (".yaml", ".yml"))
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        found = f"an unreadable directory ({error.strerror})"
+        raise BadFile(directory, [Problem(None, None, (), found, "a directory of tuning files, or none")]) from error
+    # Hidden files are those that editors leave behind.
+    paths = [directory / name for name in names if name.endswith((".yaml", ".yml")) and not name.startswith(".")]
     rules = (rule for path in paths for rule in _rules_of(load(path, spec, variants)))
     return sorted(rules, key=lambda rule: rule.order)
 

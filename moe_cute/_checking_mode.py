@@ -9,7 +9,7 @@ from torch._C._functorch import peek_interpreter_stack
 
 from moe_cute._backward import is_local
 
-CHECKING = os.environ.get("MOE_CUTE_CHECK", "0") not in ("", "0")
+CHECKING = os.environ.get("MOE_CUTE_CHECK", "").lower() not in ("", "0", "false", "no", "off")
 
 
 def check_ids_and_rows(
@@ -19,8 +19,9 @@ def check_ids_and_rows(
     inv_permuted_idx: Tensor | None,
     num_tokens: Tensor | None,
 ) -> None:
-    """Raises ValueError naming the first slot that would be read past an end. Synchronises with
-    the device. What has no values to look at, and what is refused for its shape anyway, passes.
+    """Raises ValueError naming the first slot that would be read past an end. Synchronises with the device.
+
+    What has no values to look at, and what is refused for its shape anyway, passes.
     """
     if not all(_has_values(tensor) for tensor in (input, topk_ids, expert_map, inv_permuted_idx, num_tokens)):
         return

@@ -144,6 +144,10 @@ def explain(
     typer.echo(json.dumps(explanation.as_dict(), indent=2) if as_json else str(explanation))
     if explanation.variant is None:
         raise typer.Exit(1)
+    compiled = moe_cute._extension._C.build_info()["cuda_architectures"]
+    if architecture is not None and _doctor.code_for(architecture, compiled) is None:
+        typer.echo(f"but this build has no code for sm_{architecture}: it is for {compiled}", err=True)
+        raise typer.Exit(1)
 
 
 def _refuse_unless_loaded() -> None:

@@ -4,8 +4,11 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import asdict, dataclass
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import moe_cute
@@ -139,6 +142,12 @@ def why_not_loaded() -> Problem | None:
     except (ImportError, OSError) as error:
         return Problem(f"torch cannot be imported: {error}", TORCH)
     if find_spec("moe_cute._C") is None:
+        here, installed = Path(moe_cute.__file__).parent, _installed()
+        if installed is not None:
+            return Problem(
+                f"this is the moe_cute in {here}, whose extension has not been built; another is in {installed}",
+                "make build, or work in another folder",
+            )
         return Problem("the extension, moe_cute/_C.abi3.so, has not been built", "make build")
     if isinstance(failure, ImportError):
         too_old = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 10)
@@ -146,6 +155,14 @@ def why_not_loaded() -> Problem | None:
             f"the extension does not load: {failure.__cause__ or failure}", TORCH if too_old else "make build"
         )
     return Problem(f"the extension is not of this version: {failure}", "make build")
+
+
+def _installed() -> Path | None:
+    """The folder of another moe_cute, which this one hides: a source tree hides what pip installed."""
+    here = Path(moe_cute.__file__).parent
+    others = [place for place in sys.path if Path(place).resolve() != here.parent.resolve()]
+    spec = PathFinder.find_spec("moe_cute", others)
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def code_for(architecture: int, compiled: str) -> str | None:
@@ -238,8 +255,13 @@ def _trial(device: str) -> Problem | None:
     """A tiny sum_reduce, looked at: loading proves less."""
     import torch
 
+    backend = torch.device(device).type
+    dtypes = [row["dtype"] for row in moe_cute.variants() if row["backend"] == backend and row["built"]]
+    if not dtypes:
+        return Problem(f"this build has no variant for {backend}", "make build")
     try:
-        result = moe_cute.sum_reduce(torch.ones(1, 3, 8, device=device)).tolist()
+        input = torch.ones(1, 3, 8, dtype=getattr(torch, dtypes[0]), device=device)
+        result = moe_cute.sum_reduce(input).tolist()
     except (RuntimeError, ValueError) as error:
         return Problem(f"sum_reduce fails on {device}: {error}", None)
     if result != [[3.0] * 8]:

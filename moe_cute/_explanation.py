@@ -33,7 +33,7 @@ class Explanation:
 
     def __str__(self) -> str:
         if self.variant is None:
-            head = "no variant runs this call"
+            head = "no variant runs this call" + ("" if self.refused else ": this build has none for its dtype")
         elif self.threads:
             origin = "measured" if self.measured else "heuristic"
             prefetch = ", prefetch" if self.prefetch else ""

@@ -64,10 +64,10 @@ def sum_reduce(
             or one past the last, is skipped.
         shared_output: ``[tokens, hidden]``, of the output's dtype, added after the scale in the same rounding; it may
             be ``output`` itself.
-        num_tokens: one int32 on the input's device: rows of the output past it are left as they are, and cost next
-            to nothing.
+        num_tokens: one int32 on the input's device: rows of the output past it are left as they are, and not paid
+            for.
         out_dtype: dtype of an output made here.
-        variant: the name of a compiled variant to insist on; ``moe_cute.explain`` lists them.
+        variant: the name of a compiled variant to insist on; ``moe_cute.variants`` lists them.
         pdl: on GPUs of architecture 90 and above, let the launch overlap with the end of the kernel before it
             (programmatic dependent launch). It is correct next to any kernel; False turns it off, for this call.
 

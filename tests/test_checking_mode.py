@@ -63,6 +63,6 @@ def test_every_way_in(row: int, live: int, refused: bool) -> None:
     assert bool(errors) is refused
 
 
-@pytest.mark.parametrize("mode", ["0", ""])
+@pytest.mark.parametrize("mode", ["0", "", "False"])
 def test_off(mode: str) -> None:
     assert run(mode, row=4, expert=3) == ""

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import moe_cute
+from moe_cute import _doctor
+from moe_cute._cli import app
 from moe_cute._extension import _C
 from tests.variants import VARIANTS
 
@@ -60,3 +63,11 @@ def test_explain() -> None:
 )
 def test_wrong_arguments(arguments: list[str], told: str) -> None:
     assert told in run(*arguments, expected=2)
+
+
+def test_explain_for_a_gpu_that_the_build_has_no_code_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["explain", "64", "8", "2048", "--device", "cuda", "--architecture", "90"]
+    monkeypatch.setattr(_doctor, "code_for", lambda architecture, compiled: None)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "sm_90" in result.output

@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -263,10 +264,15 @@ def test_rows_beyond_32_bits(rows: int, epilogue: str) -> None:
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
 def test_a_plain_launch_has_nothing_to_prefetch_behind() -> None:
-    shapes = [(tokens, 8, 4096) for tokens in (1, 16, 64, 256)]
-    ask = [moe_cute.explain(shape, device="cuda", architecture=90, pdl=False) for shape in shapes]
-    assert not any(found.prefetch for found in ask)
-    assert any(moe_cute.explain(shape, device="cuda", architecture=90).prefetch for shape in shapes)
+    """With measured launches and without."""
+    for dtype, architecture in product(FLOATS, (80, 90, 100)):
+        shapes = [(tokens, 8, 4096) for tokens in (1, 16, 64, 256)]
+        for pdl in (False, True):
+            asked = [
+                moe_cute.explain(shape, dtype=dtype, device="cuda", architecture=architecture, pdl=pdl)
+                for shape in shapes
+            ]
+            assert any(found.prefetch for found in asked) is (pdl and architecture >= 90)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")

@@ -234,6 +234,20 @@ def test_a_huge_file(spec: Path, generate: Generate) -> None:
     assert result.stderr == f"spec.yaml: found {1 << 40} bytes; allowed: at most {located_yaml.MAX_BYTES}\n"
 
 
+def test_a_name_that_no_file_has(generate: Generate) -> None:
+    result = generate("--spec", "a" * 300)
+    assert result.exit_code == 2
+    assert "allowed: a YAML file" in result.stderr
+
+
+def test_one_key_without_end(spec: Path, generate: Generate) -> None:
+    spec.write_text("edition: 1\n" * 100_000)
+    result = generate()
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") <= located_yaml.MAX_ITEMS + 1
+    assert f"found one more key; allowed: at most {located_yaml.MAX_ITEMS}" in result.stderr
+
+
 def test_an_empty_file(spec: Path, generate: Generate) -> None:
     spec.write_text("")
     result = generate()

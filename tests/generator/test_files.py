@@ -142,7 +142,9 @@ def test_a_hand_edited_file_is_overwritten_only_by_force(
     assert result.exit_code == 1
     assert f"out/{name} was edited by hand" in result.stderr
     assert snapshot() == edited
-    assert generate("--force").exit_code == 0
+    forced = generate("--force")
+    assert forced.exit_code == 0
+    assert f"overwritten  out/{name}\n" in forced.stdout
     assert snapshot() == good
 
 
@@ -202,3 +204,26 @@ def test_check_of_a_foreign_file(out: Path, generate: Generate) -> None:
     result = generate("--check")
     assert result.exit_code == 1
     assert "out/notes.txt was not written by the generator: move it elsewhere\n" in result.stderr
+
+
+def test_an_unreadable_file_is_named(out: Path, generate: Generate, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate()
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # as root one may read anything
+    monkeypatch.setattr("generator.located_yaml._read_text", lambda path: path.read_text())
+    for options in ((), ("--check",)):
+        result = generate(*options)
+        assert result.exit_code == 2
+        assert result.stderr.endswith(": Permission denied\n")
+
+
+def test_an_interrupt_leaves_no_temporary_file(out: Path, generate: Generate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    generate()
+    assert list(out.iterdir()) == []

@@ -183,3 +183,17 @@ def test_a_new_folder_is_made_for_the_first_file(sm90: Path, tmp_path: Path) -> 
     measured = tuning.load(sm90, built, rules.variants(built))
     tuning.write_tuning(tmp_path / "new" / "sm90.yaml", measured)
     assert (tmp_path / "new" / "sm90.yaml").read_text().startswith("# ")
+
+
+def test_a_folder_that_cannot_be_read_is_not_none(sm90: Path, generate: Generate) -> None:
+    sm90.unlink()
+    sm90.parent.rmdir()
+    sm90.parent.write_text("")
+    result = generate()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("tuning: found an unreadable directory (Not a directory); allowed: a directory of")
+
+
+def test_what_an_editor_leaves_is_not_read(sm90: Path, generate: Generate) -> None:
+    (sm90.parent / ".#sm90.yaml").symlink_to("somebody@somewhere.1234")
+    assert generate().exit_code == 0
