@@ -30,18 +30,10 @@ def _(
     pdl: bool = True,
 ) -> Tensor:
     expect_ranks(input, inv_permuted_idx)
-    refuse_mixed_devices(
-        input,
-        topk_weights=topk_weights,
-        topk_ids=topk_ids,
-        expert_map=expert_map,
-        inv_permuted_idx=inv_permuted_idx,
-        shared_output=shared_output,
-        num_tokens=num_tokens,
-    )
+    others = (topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output, num_tokens)
+    refuse_mixed_devices(input, **dict(zip(OPTIONAL_TENSORS, others, strict=True)))
     tokens = (input if inv_permuted_idx is None else inv_permuted_idx).shape[0]
     output = input.new_empty((tokens, input.shape[-1]), dtype=out_dtype)
-    others = (topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output, num_tokens)
     check_described(input, output, routed_scaling_factor, *others)
     return output
 
