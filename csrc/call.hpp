@@ -18,8 +18,8 @@ struct Call {
   double routed_scaling_factor = 1.0;
 };
 
-// Throws ArgumentError, as `checked` does of it.
-void expect_input_rank(TensorView const& input, bool permuted);
+// The ranks that the output's shape follows from. Throws ArgumentError; `checked` asks for them too.
+void expect_ranks(TensorView const& input, TensorView const& inv_permuted_idx);
 
 // Throws ArgumentError; on return everything that a launcher relies on holds.
 SumReduceArguments checked(Call const& call);

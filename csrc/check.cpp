@@ -11,7 +11,7 @@ namespace moe_cute {
 namespace {
 
 void check_input(Call const& call) {
-  expect_input_rank(call.input, call.inv_permuted_idx.given);
+  expect_ranks(call.input, call.inv_permuted_idx);
   expect_floating("input", call.input);
   if (call.input.device == Device::kOther) throw ArgumentError("input", "on another device", "cpu or cuda");
 }
@@ -108,16 +108,17 @@ IndexMatrix index_matrix(TensorView const& view) {
 
 }  // namespace
 
-void expect_input_rank(TensorView const& input, bool permuted) {
+void expect_ranks(TensorView const& input, TensorView const& inv_permuted_idx) {
+  bool const permuted = inv_permuted_idx.given;
   expect_rank("input", input, permuted ? 2 : 3,
               permuted ? "[rows, hidden], since inv_permuted_idx is given" : "[tokens, topk, hidden]");
+  if (permuted) expect_rank("inv_permuted_idx", inv_permuted_idx, 2, "[tokens, topk]");
 }
 
 SumReduceArguments checked(Call const& call) {
   check_input(call);
   TensorView const &input = call.input, &output = call.output;
   bool const permuted = call.inv_permuted_idx.given;
-  if (permuted) expect_rank("inv_permuted_idx", call.inv_permuted_idx, 2, "[tokens, topk]");
   int64_t const tokens = permuted ? call.inv_permuted_idx.sizes[0] : input.sizes[0];
   int64_t const topk = permuted ? call.inv_permuted_idx.sizes[1] : input.sizes[1];
   int64_t const hidden = input.sizes[input.rank - 1];

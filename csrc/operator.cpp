@@ -97,9 +97,7 @@ Tensor sum_reduce(Tensor input, double routed_scaling_factor, std::optional<Tens
                   std::optional<Tensor> inv_permuted_idx, std::optional<Tensor> shared_output,
                   std::optional<Tensor> num_tokens, std::optional<ScalarType> out_dtype,
                   std::optional<std::string> variant, bool pdl) {
-  expect_input_rank(view_of("input", input), inv_permuted_idx.has_value());
-  if (inv_permuted_idx)
-    expect_rank("inv_permuted_idx", view_of("inv_permuted_idx", inv_permuted_idx), 2, "[tokens, topk]");
+  expect_ranks(view_of("input", input), view_of("inv_permuted_idx", inv_permuted_idx));
   int64_t const tokens = inv_permuted_idx ? inv_permuted_idx->size(0) : input.size(0);
   Tensor output = torch::stable::new_empty(input, {tokens, input.size(input.dim() - 1)}, out_dtype);
   sum_reduce_out(input, output, routed_scaling_factor, topk_weights, topk_ids, expert_map, inv_permuted_idx,

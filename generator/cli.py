@@ -3,6 +3,8 @@
 import json
 import shlex
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -73,11 +75,8 @@ def main(
     files = {out / name: render.render(name, loaded, variants, launch_rules) for name in progress}
     if (spec_path.resolve(), out.resolve()) == (SPEC, OUT):
         files |= {path: schema(model) for path, model in SCHEMAS.items()}
-    try:
+    with _named_os_errors():
         changes = sync.plan(files, out)
-    except OSError as error:
-        errors.print(f"{error.filename}: {error.strerror}")
-        raise typer.Exit(2) from error
     refusals = list(sync.refusals(changes, force))
     if check:
         _check(changes, refusals, _command(spec_path, out, changes))
@@ -85,12 +84,19 @@ def main(
     if refusals:
         errors.print("\n".join([*refusals, "Nothing was written."]))
         raise typer.Exit(1)
-    try:
+    with _named_os_errors():
         sync.apply(changes)
+    _summarise(changes, variants)
+
+
+@contextmanager
+def _named_os_errors() -> Iterator[None]:
+    """Exit code 2, and the file, where reading or writing one fails."""
+    try:
+        yield
     except OSError as error:
         errors.print(f"{error.filename}: {error.strerror}")
         raise typer.Exit(2) from error
-    _summarise(changes, variants)
 
 
 def _list(variants: list[Variant], as_json: bool) -> None:
@@ -122,8 +128,7 @@ def _command(spec_path: Path, out: Path, changes: list[Change]) -> str:
 def _done(change: Change) -> str:
     if change.state is State.HAND_EDITED:
         return "removed" if change.new is None else "overwritten"
-    done: str = change.state.value
-    return done
+    return str(change.state.value)
 
 
 def _summarise(changes: list[Change], variants: list[Variant]) -> None:

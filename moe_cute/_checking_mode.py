@@ -31,9 +31,11 @@ def check_ids_and_rows(
     reads = torch.ones_like(slots, dtype=torch.bool)
     if num_tokens is not None and num_tokens.numel() == 1:
         reads[max(0, int(num_tokens)) :] = False
-    if topk_ids is not None and expert_map is not None and expert_map.dim() == 1:
+    if expert_map is not None and expert_map.dim() != 1:
+        expert_map = None
+    if topk_ids is not None and expert_map is not None:
         _check_below("topk_ids", topk_ids, reads, expert_map.shape[0], "experts in expert_map")
-    local = is_local(topk_ids, expert_map if expert_map is not None and expert_map.dim() == 1 else None)
+    local = is_local(topk_ids, expert_map)
     if local is not None:
         reads &= local
     if inv_permuted_idx is not None and input.dim() == 2:

@@ -13,7 +13,7 @@ def _refusal(name: str, tensor: object) -> str | None:
     if tensor is None:
         return None
     if not isinstance(tensor, Tensor):
-        return f"{name}: was of type {type(tensor).__name__}; allowed: a torch.Tensor"
+        return _no_tensor(name, tensor)
     if tensor.is_quantized:
         return f"{name}: was quantized ({tensor.dtype}); allowed: float16, bfloat16, float32 or float64"
     if tensor.layout != torch.strided:
@@ -21,11 +21,15 @@ def _refusal(name: str, tensor: object) -> str | None:
     return None
 
 
+def _no_tensor(name: str, value: object) -> str:
+    return f"{name}: was of type {type(value).__name__}; allowed: a torch.Tensor"
+
+
 def expect_tensors(**tensors: object) -> None:
     """Raises TypeError for one that is missing."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: was of type {type(tensor).__name__}; allowed: a torch.Tensor")
+            raise TypeError(_no_tensor(name, tensor))
 
 
 def expect_ranks(input: Tensor, inv_permuted_idx: Tensor | None) -> None:

@@ -64,8 +64,8 @@ def sum_reduce(
             or one past the last, is skipped.
         shared_output: ``[tokens, hidden]``, of the output's dtype, added after the scale in the same rounding; it may
             be ``output`` itself.
-        num_tokens: one int32 on the input's device: rows of the output past it are left as they are, and not paid
-            for.
+        num_tokens: one int32 on the input's device: rows of the output past it are left as they are, and the launch
+            does not grow with their number.
         out_dtype: dtype of an output made here.
         variant: the name of a compiled variant to insist on; ``moe_cute.variants`` lists them.
         pdl: on GPUs of architecture 90 and above, let the launch overlap with the end of the kernel before it
@@ -166,15 +166,15 @@ def _through_dispatcher(
     if not torch.compiler.is_compiling() and isinstance(input, Tensor):
         input = input.resolve_neg()
         extras = tuple(tensor.resolve_neg() if isinstance(tensor, Tensor) else tensor for tensor in extras)
-    keywords: dict[str, Any] = _named(extras)
-    refuse_unusable(routed_scaling_factor, variant, input=input, output=output, **keywords)
+    tensors = _named(extras)
+    refuse_unusable(routed_scaling_factor, variant, input=input, output=output, **tensors)
     if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
-        refuse_forward_mode(input=input, **keywords)
-    keywords |= {"variant": variant, "pdl": pdl}
+        refuse_forward_mode(input=input, **tensors)
+    keywords = {**tensors, "variant": variant, "pdl": pdl}
     if output is None:
         made: Tensor = _ask_operator(_ops.sum_reduce, input, routed_scaling_factor, out_dtype=out_dtype, **keywords)
         return made
-    refuse_gradient(output, input=input, **_named(extras))
+    refuse_gradient(output, input=input, **tensors)
     if not torch.compiler.is_compiling() and output.is_neg():  # torch's fallback for it does not know optional tensors
         written = output.resolve_neg()
         _through_dispatcher(input, written, routed_scaling_factor, extras, out_dtype, variant, pdl)

@@ -31,8 +31,9 @@ def without_extension(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+def run(folder: Path, *arguments: str, also: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """`also`: further folders to import from."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *also])}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -55,9 +56,7 @@ def test_doctor_runs_all_the_same(without_extension: Path) -> None:
 
 def test_doctor_tells_of_the_package_that_a_source_tree_hides(without_extension: Path) -> None:
     installed = str(Path(moe_cute.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(without_extension), installed])}
-    command = [sys.executable, "-m", "moe_cute", "doctor", "--json"]
-    done = subprocess.run(command, cwd=without_extension, env=environment, capture_output=True, text=True, timeout=120)
+    done = run(without_extension, "-m", "moe_cute", "doctor", "--json", also=(installed,))
     assert done.returncode == 1
     cpu = json.loads(done.stdout)["backends"][0]
     assert f"another is in {Path(installed) / 'moe_cute'}" in cpu["what"]
