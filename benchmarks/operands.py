@@ -33,9 +33,9 @@ class Operands:
     num_tokens: Tensor | None = None
 
 
-def rotating_operands(case: Case, device: torch.device) -> list[Operands]:
-    """As many operand sets as make three caches full, at least two; no more than the memory cap holds beyond that."""
-    wanted = math.ceil(3 * _cache_bytes(device) / case.bytes_moved)
+def rotating_operands(case: Case, device: torch.device, caches: int = 3) -> list[Operands]:
+    """As many operand sets as make `caches` full, at least two; no more than the memory cap holds beyond that."""
+    wanted = math.ceil(caches * _cache_bytes(device) / case.bytes_moved)
     affordable = MEMORY_CAP_BYTES // case.bytes_moved
     return make_operands(case, device, count=max(2, min(wanted, affordable)))
 

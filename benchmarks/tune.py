@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 
 from benchmarks import environment
-from benchmarks.measure import measure_chain, measure_cold
+from benchmarks.measure import FASTEST_BYTES_PER_US, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
 from benchmarks.producers import produce, produce_and_trigger
 from benchmarks.shapes import Case
@@ -25,10 +25,13 @@ SHAPES = (
     *((7168, tokens) for tokens in (1, 16, 64)),
 )
 VECTOR_BYTES = (16, 8, 4)
-PREFETCH_TOKENS = 512  # beyond, a launch reads many times what fits while the kernel before it drains
 ROUNDS = (3, 9)  # replays of every launch, then of those that came near the fastest
 NEAR = 1.06
 COLD_WEIGHT = 0.75  # of a launch that may overlap: behind a producer, most of it is hidden, and the rest is noisier
+BLOCKS_PER_US = (
+    800  # started and ended, at most, on an H100: [1024, 2, 4096] takes 20.6 us in 16384 blocks, and 8.5 in 4096
+)
+MEASURED_ANYWAY_US = 1.5
 FUSED_THREADS = 256  # a fused kernel has too many registers for larger blocks
 WORTH_A_STEP = 1.01  # a launch that is faster by less at one point may well be slower beside it
 UNEVEN = 0.05  # [128, 8, 4096] takes 3.1 us in 128 blocks on 132 multiprocessors, [64, 8, 7168] 3.3 in 112, not 2.7
@@ -46,15 +49,15 @@ class Ladder:
 
 # Calls between them follow the nearest; 16-bit dtypes share theirs.
 LADDERS = (
-    *(Ladder("bfloat16", topk, topk) for topk in (1, 2, 4, 6, 8, 10)),
+    *(Ladder("bfloat16", topk, topk) for topk in (8, 6, 4, 2, 10, 1)),
+    Ladder("bfloat16", 8, 8, "weighted"),
+    Ladder("bfloat16", 8, 8, "unpermute_weighted"),
     Ladder("bfloat16", 5, 0),
-    Ladder("float32", 2, 2),
     Ladder("float32", 8, 8),
+    Ladder("float32", 2, 2),
     Ladder("float32", 5, 0),
     Ladder("float64", 8, 8),
     Ladder("float64", 3, 0),
-    Ladder("bfloat16", 8, 8, "weighted"),
-    Ladder("bfloat16", 8, 8, "unpermute_weighted"),
 )
 EPILOGUE = {"plain": "plain", "weighted": "weighted", "unpermute_weighted": "permuted"}
 
@@ -71,27 +74,12 @@ Calls = dict[Launch, Callable[[Operands], object]]
 
 
 def tune(path: Path, device: torch.device, threads: Sequence[int]) -> None:
-    """Measures every ladder and writes them to `path`. Takes about seven minutes on an H200."""
+    """Measures every ladder and writes them to `path`, after each those measured so far."""
     from generator.tuning import TuningFile, write_tuning
 
     facts = environment.describe(device, None)
     major, minor = torch.cuda.get_device_capability(device)
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-    kinds: dict[str, list[dict[str, object]]] = {"programmatic": [], "plain": []} if major >= 9 else {"plain": []}
-    for ladder in track(LADDERS, description="ladders"):
-        measured = {shape: _times(ladder, *shape, device, threads, list(kinds)) for shape in SHAPES}
-        for launch, found in kinds.items():
-            times = {shape: _beside(times[launch], *shape, multiprocessors) for shape, times in measured.items()}
-            steps = list(_steps(ladder.topk, times))
-            found.append(
-                {
-                    "launch": launch,
-                    "dtype": ladder.dtype,
-                    "epilogue": EPILOGUE[ladder.epilogue],
-                    "topk": ladder.kernel or "any",
-                    "steps": steps,
-                }
-            )
     machine = {
         "gpu": facts["device"],
         "date": facts["date"][:10],
@@ -99,9 +87,24 @@ def tune(path: Path, device: torch.device, threads: Sequence[int]) -> None:
         "cuda": facts["cuda"],
         "torch": str(torch.__version__),
     }
-    ladders = [ladder for found in kinds.values() for ladder in found]
-    file = {"edition": 1, "architecture": 10 * major + minor, "measured": machine, "ladders": ladders}
-    write_tuning(path, TuningFile.model_validate(file))
+    kinds: dict[str, list[dict[str, object]]] = {"trigger": [], "ordinary": []} if major >= 9 else {"ordinary": []}
+    for ladder in track(LADDERS, description="ladders"):
+        measured = {shape: _times(ladder, *shape, device, threads, list(kinds)) for shape in SHAPES}
+        for behind, found in kinds.items():
+            times = {shape: _beside(times[behind], *shape, multiprocessors) for shape, times in measured.items()}
+            steps = list(_steps(ladder.topk, times))
+            found.append(
+                {
+                    "behind": behind,
+                    "dtype": ladder.dtype,
+                    "epilogue": EPILOGUE[ladder.epilogue],
+                    "topk": ladder.kernel or "any",
+                    "steps": steps,
+                }
+            )
+        ladders = [each for found in kinds.values() for each in found]
+        file = {"edition": 1, "architecture": 10 * major + minor, "measured": machine, "ladders": ladders}
+        write_tuning(path, TuningFile.model_validate(file))
 
 
 def _steps(topk: int, measured: dict[tuple[int, int], Times]) -> Iterator[dict[str, object]]:
@@ -152,14 +155,14 @@ def _beside(times: Times, hidden: int, tokens: int, multiprocessors: int) -> Tim
 def _times(
     ladder: Ladder, hidden: int, tokens: int, device: torch.device, threads: Sequence[int], kinds: Sequence[str]
 ) -> dict[str, Times]:
-    """Microseconds of each kind of launch: those that may overlap, on cold operands and behind a producer that lets
-    them (their weighted geometric mean); plain ones, behind an ordinary producer.
+    """Microseconds of each launch, by what it is behind: a kernel that triggers, on cold operands and on those that it
+    has just written (their weighted geometric mean); an ordinary one, which has just written them.
     """
     case = Case(ladder.dtype, ladder.topk, hidden, tokens, epilogue=ladder.epilogue)
-    operands = rotating_operands(case, device)
+    operands = rotating_operands(case, device, caches=2)
     calls = dict(_launches(case, ladder, threads))
 
-    def overlapping(calls: Calls, replays: int) -> Times:
+    def behind_trigger(calls: Calls, replays: int) -> Times:
         alone = measure_cold(calls, operands, case.bytes_moved, replays)
         behind = measure_chain(calls, operands, produce_and_trigger, case.bytes_moved, replays)
         return {
@@ -167,14 +170,15 @@ def _times(
             for each in calls
         }
 
-    def plain(calls: Calls, replays: int) -> Times:
+    def behind_ordinary(calls: Calls, replays: int) -> Times:
         behind = measure_chain(calls, operands, produce, case.bytes_moved, replays)
         return {each: behind[each].median_us for each in calls}
 
-    times = {"plain": _narrowed({each: call for each, call in calls.items() if not each.prefetch}, plain)}
-    if "programmatic" in kinds:
-        times["programmatic"] = _narrowed(calls, overlapping)
-    return times
+    if "trigger" not in kinds:  # nor does anything overlap, for which a launch could prefetch
+        return {
+            "ordinary": _narrowed({each: call for each, call in calls.items() if not each.prefetch}, behind_ordinary)
+        }
+    return {"trigger": _narrowed(calls, behind_trigger), "ordinary": _narrowed(calls, behind_ordinary)}
 
 
 def _narrowed(calls: Calls, measure: Callable[[Calls, int], Times]) -> Times:
@@ -198,9 +202,11 @@ def _launches(
         and (variant["hidden"], variant["topk"]) == (0, ladder.kernel)
     }
     widths = [size // case.torch_dtype.itemsize for size in VECTOR_BYTES if size // case.torch_dtype.itemsize in built]
-    prefetches = (False, True) if case.tokens <= PREFETCH_TOKENS else (False,)
     blocks = [block for block in threads if case.epilogue == "plain" or block <= FUSED_THREADS]
-    for width, block, prefetch in product(widths, blocks, prefetches):
+    longest_us = max(MEASURED_ANYWAY_US, case.bytes_moved / FASTEST_BYTES_PER_US)
+    for width, block, prefetch in product(widths, blocks, (False, True)):
+        if case.tokens * case.hidden / (width * block) > longest_us * BLOCKS_PER_US:
+            continue
 
         def call(each: Operands, name: str = built[width], block: int = block, prefetch: bool = prefetch) -> None:
             extras = (each.topk_weights, None, None, each.inv_permuted_idx, each.shared_output, each.num_tokens)

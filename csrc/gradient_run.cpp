@@ -3,8 +3,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "cuda_capture.hpp"
 #include "cuda_device.hpp"
+#include "launch_site.hpp"
 
 namespace moe_cute {
 namespace {
@@ -22,10 +22,10 @@ void launch(Table<GradientKernel<Arguments>> kernels, Arguments const& arguments
     char const* error = nullptr;
     if (machine.backend == Backend::kCuda) {
       CudaDeviceGuard const guard(grad.device_index);
-      LaunchSite const site(options.stream, machine);
-      shape.programmatic_dependent_launch = site.wants_programmatic_launch();
+      LaunchSite const site(options.stream, machine, options.programmatic_dependent_launch);
+      shape.programmatic_dependent_launch = site.by_attribute();
+      site.connect();
       error = kernel.launch(arguments, shape);
-      site.note_launch();
     } else {
       error = kernel.launch(arguments, shape);
     }

@@ -11,16 +11,15 @@ namespace moe_cute {
 namespace {
 
 // Without measurements: 16-byte vectors once they fill half of the GPU's thread slots, else twice the threads with half
-// the width; blocks of 256 where that leaves two for each multiprocessor; prefetch while the rows fit a tenth of an L2.
-// The three bounds are those of the H200's measured ladders, over its 132 multiprocessors.
-Preference heuristic(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
+// the width; blocks of 256 where that leaves two for each multiprocessor; prefetch wherever launches overlap. The two
+// bounds are those of the H200's measured ladders, over its 132 multiprocessors.
+Preference heuristic(SumReduceArguments const& call, Machine const& machine) {
   int const bytes = element_bytes(call.input_dtype);
   int64_t const wide_vectors = call.tokens * call.hidden * bytes / 16;
   bool const wide = wide_vectors >= int64_t(machine.multiprocessors) * 1024;
   int64_t const vectors = wide ? wide_vectors : 2 * wide_vectors;
   bool const large_blocks = vectors >= int64_t(machine.multiprocessors) * 512;
-  bool const fits = call.tokens * call.hidden * bytes * call.topk <= int64_t(machine.multiprocessors) * 16384;
-  return {std::max(1, (wide ? 16 : 8) / bytes), large_blocks ? 256 : 128, programmatic && fits, false};
+  return {std::max(1, (wide ? 16 : 8) / bytes), large_blocks ? 256 : 128, true, false};
 }
 
 bool has_kernel_for_topk(int64_t topk) {
@@ -30,17 +29,18 @@ bool has_kernel_for_topk(int64_t topk) {
   return false;
 }
 
-// The rule measured on what is nearest to the call: in the kind of launch, the epilogue, the dtype, and topk. Where
+// The rule measured on what is nearest to the call: in the kernel before, the epilogue, the dtype, and topk. Where
 // topk has no kernel of its own, the ladder of those without is nearer than any number's.
-Preference preferred(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
+Preference preferred(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
   int64_t const elements = call.tokens * call.topk * call.hidden;
   bool const has_kernel = has_kernel_for_topk(call.topk);
   auto const topk_distance = [&](LaunchRule const& rule) -> int64_t {
     if (rule.topk == kAny) return has_kernel ? INT64_MAX : -1;
     return std::abs(int64_t(rule.topk) - call.topk);
   };
+  bool const behind_trigger = predecessor == Predecessor::kTriggering;
   auto const distance = [&](LaunchRule const& rule) {
-    return std::make_tuple(rule.programmatic != programmatic, rule.epilogue != needed_epilogue(call),
+    return std::make_tuple(rule.behind_trigger != behind_trigger, rule.epilogue != needed_epilogue(call),
                            rule.dtype != call.input_dtype, topk_distance(rule), rule.elements);
   };
   LaunchRule const* best = nullptr;
@@ -51,21 +51,23 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine, boo
     if (elements > rule.elements) continue;
     if (best == nullptr || distance(rule) < distance(*best)) best = &rule;
   }
-  if (best == nullptr) return heuristic(call, machine, programmatic);
+  if (best == nullptr) return heuristic(call, machine);
   return {best->vector_width, best->threads, best->prefetch, true};
 }
 
 }  // namespace
 
-Preference preference_for(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
+Preference preference_for(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
   if (machine.backend == Backend::kCpu) return {};
-  Preference preference = preferred(call, machine, programmatic);
+  Preference preference = preferred(call, machine, predecessor);
   if (call.live_tokens) {
-    // The capacity says little about the live tokens, which are the fewer the more it matters: small blocks spread few
-    // of them over all multiprocessors, and prefetch asks for theirs alone.
-    preference.threads = 64;
-    preference.prefetch = programmatic;
+    // The capacity says little about the live tokens, which are the fewer the more it matters: narrow vectors in small
+    // blocks spread few of them over all multiprocessors, and prefetch asks for theirs alone.
+    preference.vector_width = std::max(1, 8 / element_bytes(call.input_dtype));
+    preference.threads = 128;
+    preference.prefetch = true;
   }
+  if (predecessor == Predecessor::kNone) preference.prefetch = false;
   return preference;
 }
 

@@ -3,6 +3,7 @@
 
 #include "arguments.hpp"
 #include "machine.hpp"
+#include "predecessor.hpp"
 
 namespace moe_cute {
 
@@ -14,6 +15,6 @@ struct Preference {
 };
 
 // Nothing is preferred on a CPU.
-Preference preference_for(SumReduceArguments const& call, Machine const& machine, bool programmatic);
+Preference preference_for(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor);
 
 }  // namespace moe_cute

@@ -133,8 +133,10 @@ PyObject* explain_call(PyObject*, PyObject* args) {
     } else {
       machine = machine_of(call.input);
     }
+    bool const overlaps = pdl && has_dependent_launch(machine);
+    Predecessor const predecessor = overlaps ? Predecessor::kTriggering : Predecessor::kNone;
     std::vector<Refusal> refusals;
-    Choice const choice = explain(arguments, machine, pdl && has_dependent_launch(machine), refusals);
+    Choice const choice = explain(arguments, machine, predecessor, refusals);
     PyObject* const list = list_of(refusals, [](Refusal const& refusal) {
       return Py_BuildValue("(ss)", refusal.variant->name, refusal.reason.c_str());
     });

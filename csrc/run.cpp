@@ -4,9 +4,9 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "cuda_capture.hpp"
 #include "cuda_device.hpp"
 #include "expect.hpp"
+#include "launch_site.hpp"
 
 namespace moe_cute {
 namespace {
@@ -17,12 +17,12 @@ struct ChoiceKey {
   bool operator==(ChoiceKey const& other) const { return words == other.words; }
 };
 
-ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
+ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
   auto const alignment = [](void const* data) { return int64_t(reinterpret_cast<uintptr_t>(data) % 16); };
   int64_t const kinds = int64_t(call.input_dtype) | int64_t(call.output_dtype) << 4 |
                         int64_t(call.expert_ids.data != nullptr) << 8 | int64_t(call.weights.data != nullptr) << 9 |
                         int64_t(call.shared != nullptr) << 10 | int64_t(call.is_permuted) << 11 |
-                        int64_t(call.live_tokens != nullptr) << 12 | int64_t(programmatic) << 13;
+                        int64_t(call.live_tokens != nullptr) << 12 | int64_t(predecessor) << 13;
   return {{kinds, call.tokens, call.topk, call.hidden, call.input_token_stride, call.input_topk_stride,
            call.input_hidden_stride, call.output_token_stride, call.output_hidden_stride, call.shared_token_stride,
            call.shared_hidden_stride, call.rows,
@@ -31,7 +31,7 @@ ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine, bool pr
 }
 
 // Engines repeat a few shapes for ever: each thread remembers its latest choices. A slot that is taken is overwritten.
-Choice remembered_choice(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
+Choice remembered_choice(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
   struct Entry {
     ChoiceKey key{};
     Choice choice;
@@ -39,24 +39,24 @@ Choice remembered_choice(SumReduceArguments const& call, Machine const& machine,
   constexpr std::size_t kEntries = 256;
   thread_local std::array<Entry, kEntries> entries;
 
-  ChoiceKey const key = key_of(call, machine, programmatic);
+  ChoiceKey const key = key_of(call, machine, predecessor);
   uint64_t hash = 0xcbf29ce484222325u;
   for (int64_t word : key.words) hash = (hash ^ uint64_t(word)) * 0x9e3779b97f4a7c15u;
   Entry& entry = entries[(hash >> 32) % kEntries];
-  if (entry.choice.variant == nullptr || !(entry.key == key)) entry = {key, choose(call, machine, programmatic)};
+  if (entry.choice.variant == nullptr || !(entry.key == key)) entry = {key, choose(call, machine, predecessor)};
   return entry.choice;
 }
 
-Choice choice_for(SumReduceArguments const& call, Machine const& machine, bool programmatic, char const* name) {
+Choice choice_for(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor, char const* name) {
   if (name != nullptr) {
     std::string refusal;
-    Choice const choice = choose_by_name(name, call, machine, programmatic, refusal);
+    Choice const choice = choose_by_name(name, call, machine, predecessor, refusal);
     if (choice.variant == nullptr)
       throw ArgumentError("variant", std::string(name) + ", but " + refusal,
                           "one that moe_cute.explain does not refuse, or None");
     return choice;
   }
-  Choice const choice = remembered_choice(call, machine, programmatic);
+  Choice const choice = remembered_choice(call, machine, predecessor);
   if (choice.variant == nullptr) {
     throw std::runtime_error(std::string("no variant of this build runs this call on ") + name_of(machine.backend) +
                              "; moe_cute.explain tells why each was refused");
@@ -71,14 +71,16 @@ char const* run_on_cpu(SumReduceArguments const& arguments, Choice const& choice
 }
 
 char const* run_on_cuda(SumReduceArguments const& arguments, Choice const& choice, Machine const& machine,
-                        bool programmatic, RunOptions const& options) {
+                        LaunchSite const& site, RunOptions const& options) {
   LaunchShape shape;
   shape.threads = options.threads > 0 ? options.threads : choice.threads;
-  shape.programmatic_dependent_launch = programmatic;
+  shape.programmatic_dependent_launch = site.by_attribute();
   // Asking early for cache lines is worth its instructions only while another kernel is still running.
-  shape.prefetch = programmatic && (options.threads > 0 ? options.prefetch : choice.prefetch);
+  bool const overlaps = site.predecessor() != Predecessor::kNone;
+  shape.prefetch = overlaps && (options.threads > 0 ? options.prefetch : choice.prefetch);
   shape.multiprocessors = machine.multiprocessors;
   shape.stream = options.stream;
+  site.connect();
   return choice.variant->launch(arguments, shape);
 }
 
@@ -98,17 +100,14 @@ void run(Call const& call, RunOptions const& options) {
   Machine const& machine = machine_of(call.input);
   bool const is_empty = arguments.tokens == 0 || arguments.hidden == 0;
   if (machine.backend == Backend::kCpu) {
-    Choice const choice = choice_for(arguments, machine, false, options.variant);
+    Choice const choice = choice_for(arguments, machine, Predecessor::kNone, options.variant);
     if (!is_empty) throw_if_failed(choice, run_on_cpu(arguments, choice, options));
     return;
   }
   CudaDeviceGuard const guard(call.input.device_index);
-  LaunchSite const site(options.stream, machine);
-  bool const programmatic = options.programmatic_dependent_launch && site.wants_programmatic_launch();
-  Choice const choice = choice_for(arguments, machine, programmatic, options.variant);
-  if (is_empty) return;
-  throw_if_failed(choice, run_on_cuda(arguments, choice, machine, programmatic, options));
-  site.note_launch();
+  LaunchSite const site(options.stream, machine, options.programmatic_dependent_launch);
+  Choice const choice = choice_for(arguments, machine, site.predecessor(), options.variant);
+  if (!is_empty) throw_if_failed(choice, run_on_cuda(arguments, choice, machine, site, options));
 }
 
 }  // namespace moe_cute

@@ -8,7 +8,7 @@ namespace moe_cute {
 
 struct RunOptions {
   char const* variant = nullptr;              // a name that the caller insists on
-  bool programmatic_dependent_launch = true;  // where it is possible and pays
+  bool programmatic_dependent_launch = true;  // where it is possible
   int threads = 0;                            // a block size to use instead of the chosen one, if positive;
   bool prefetch = false;                      // then this is used too (for measurements)
   void* stream = nullptr;                     // CUDA: the current stream of the input's device

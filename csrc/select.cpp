@@ -50,9 +50,9 @@ Choice choice_of(Variant const* variant, Preference const& preference) {
 
 }  // namespace
 
-Choice explain(SumReduceArguments const& call, Machine const& machine, bool programmatic,
+Choice explain(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor,
                std::vector<Refusal>& refusals) {
-  Preference const preference = preference_for(call, machine, programmatic);
+  Preference const preference = preference_for(call, machine, predecessor);
   for (Variant const* variant : candidates(call, machine, preference)) {
     std::string reason = refuse(*variant, call, machine);
     if (reason.empty()) return choice_of(variant, preference);
@@ -61,17 +61,17 @@ Choice explain(SumReduceArguments const& call, Machine const& machine, bool prog
   return {};
 }
 
-Choice choose(SumReduceArguments const& call, Machine const& machine, bool programmatic) {
+Choice choose(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
   std::vector<Refusal> refusals;
-  return explain(call, machine, programmatic, refusals);
+  return explain(call, machine, predecessor, refusals);
 }
 
 Choice choose_by_name(std::string const& name, SumReduceArguments const& call, Machine const& machine,
-                      bool programmatic, std::string& refusal) {
+                      Predecessor predecessor, std::string& refusal) {
   for (Variant const& variant : variants()) {
     if (name != variant.name) continue;
     refusal = refuse(variant, call, machine);
-    return refusal.empty() ? choice_of(&variant, preference_for(call, machine, programmatic)) : Choice{};
+    return refusal.empty() ? choice_of(&variant, preference_for(call, machine, predecessor)) : Choice{};
   }
   refusal = "there is no variant of that name";
   return {};

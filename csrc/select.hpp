@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "machine.hpp"
+#include "predecessor.hpp"
 #include "variant.hpp"
 
 namespace moe_cute {
@@ -22,16 +23,15 @@ struct Refusal {
 };
 
 // The first variant in order of preference that accepts the call; none where a build has no variant for it.
-// `programmatic`: whether the launch may overlap with the kernel before it, which other launches suit than a plain one.
-Choice choose(SumReduceArguments const& call, Machine const& machine, bool programmatic);
+Choice choose(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor);
 
 // The same, with the refusals of all that were preferred over it.
-Choice explain(SumReduceArguments const& call, Machine const& machine, bool programmatic,
+Choice explain(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor,
                std::vector<Refusal>& refusals);
 
 // The variant of that name, if it accepts the call; else `refusal` says why not.
 Choice choose_by_name(std::string const& name, SumReduceArguments const& call, Machine const& machine,
-                      bool programmatic, std::string& refusal);
+                      Predecessor predecessor, std::string& refusal);
 
 char const* name_of(InstructionSet instruction_set);
 char const* name_of(Epilogue epilogue);

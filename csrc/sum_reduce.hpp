@@ -34,8 +34,7 @@ inline constexpr bool kAddressesEarly =
 
 template <class C>
 struct Addresses {
-  Element<C::kDType> const* rows[kAddressesEarly<C> ? C::kTopK : 1];
-  int64_t shared;  // elements
+  Element<C::kDType> const* rows[kAddressesEarly<C> || kMayGuess<C> ? C::kTopK : 1];  // or of guessed rows
 };
 
 // The running sum of a token's vector, and what is added to it last.
@@ -49,12 +48,11 @@ struct Sum {
 
 // Has shared_output's vector on its way, where the call has one.
 template <class C>
-CUTE_HOST_DEVICE void load_shared(Operands<C> const& operands, Place<C> const& place, Addresses<C> const& addresses,
-                                  Sum<C>& sum) {
+CUTE_HOST_DEVICE void load_shared(Operands<C> const& operands, Place<C> const& place, Sum<C>& sum) {
   if constexpr (C::kEpilogue != Epilogue::kPlain) {
     sum.has_shared = operands.shared != nullptr;
     if (!kPredicatesLoads && !sum.has_shared) return;
-    int64_t const at = kAddressesEarly<C> ? addresses.shared : offset_in_shared(operands, place);
+    int64_t const at = offset_in_shared(operands, place);
     with_output_element(operands, [&](auto element) {
       using Stored = decltype(element);
       Rows<Stored, C::kVectorWidth, 1> row;
@@ -85,30 +83,35 @@ CUTE_HOST_DEVICE void add_slots(Operands<C> const& operands, Place<C> const& pla
   if (!is_guess) slots = SlotRows<C, K>(operands, place.token, first, topk);
   slots.drop_remote_experts(operands, place.token, first, topk);
   Rows<T, V, K> rows;
-  auto const load_rows = [&] {
+  auto const load_rows = [&](auto const& address_of) {
     MOE_CUTE_UNROLL
     for (int k = 0; k < K; ++k) {
-      T const* const row = kAddressesEarly<C> ? addresses.rows[k] : place.input + slots.offset(operands, k);
       if (kMaySkip) {
-        rows.load_if(slots.live(k), k, row);
+        rows.load_if(slots.live(k), k, address_of(k));
       } else {
-        rows.load(k, row);
+        rows.load(k, address_of(k));
       }
     }
   };
-  load_rows();
+  auto const early = [&](int k) { return addresses.rows[k]; };
+  auto const late = [&](int k) { return place.input + slots.offset(operands, k); };
+  if (kAddressesEarly<C> || is_guess) {
+    load_rows(early);
+  } else {
+    load_rows(late);
+  }
   // While the rows are on their way: all that is looked up beside them.
   int64_t truth = 0;
   if constexpr (kMayGuess<C>) {
     if (is_guess) truth = guess.look_again(operands);
   }
-  if (kPredicatesLoads && first == 0) load_shared(operands, place, addresses, sum);
+  if (kPredicatesLoads && first == 0) load_shared(operands, place, sum);
   // Last, since their dtype is a branch, at whose end they are waited for.
   SlotWeights<C, K> const weights(operands, place.token, first, topk);
   if constexpr (kMayGuess<C>) {
     if (is_guess && !guess.holds(truth)) {
       slots = SlotRows<C, K>(operands, place.token, first, topk);
-      load_rows();
+      load_rows(late);
     }
   }
   MOE_CUTE_UNROLL
@@ -132,11 +135,11 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> co
   Sum<C> sum;
   cute::clear(sum.values);
   if constexpr (C::kTopK == K) {
-    if (!kPredicatesLoads) load_shared(operands, place, addresses, sum);
+    if (!kPredicatesLoads) load_shared(operands, place, sum);
     add_slots<K>(operands, place, 0, K, addresses, guess, sum);
   } else {
     int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
-    if (!kPredicatesLoads || topk == 0) load_shared(operands, place, addresses, sum);
+    if (!kPredicatesLoads || topk == 0) load_shared(operands, place, sum);
     int first = 0;
     // Half a chunk where that is enough: kernels of narrow vectors, with many threads, are bound by instructions.
     for (; topk - first > K / 2; first += K) add_slots<K>(operands, place, first, topk, addresses, guess, sum);

@@ -22,7 +22,7 @@ struct Variant {
 // A measured choice of launch, from specs/tuning/: for calls that read up to `elements` (tokens x topk x hidden).
 struct LaunchRule {
   int architecture;
-  bool programmatic;  // for launches that may overlap with the kernel before, or for plain ones
+  bool behind_trigger;  // for launches behind a kernel that triggers, or for all others
   DType dtype;
   Epilogue epilogue;
   int topk;  // or kAny, for those without a kernel of their own

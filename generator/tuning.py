@@ -17,11 +17,13 @@ from generator.strict import Allowed, Contradiction, StrictModel
 from generator.variant import Variant
 from generator.vocabulary import DTYPES, EPILOGUES, DTypeName, EpilogueName
 
+FIRST_THAT_OVERLAPS = 90  # the first architecture whose kernels may start before the kernel before has ended
+
 Text = Annotated[
     str, Field(pattern=r"^[ -~]{1,100}$"), Allowed("one line of text, in quotes where it looks like a number")
 ]
 DType = Annotated[DTypeName, Allowed(", ".join(DTYPES))]
-Launch = Annotated[Literal["programmatic", "plain"], Allowed("programmatic, plain")]
+Behind = Annotated[Literal["trigger", "ordinary"], Allowed("trigger, ordinary")]
 Elements = Annotated[
     Annotated[int, Field(ge=1, lt=1 << 63)] | Literal["any"], Allowed("a whole number of elements from 1, or any")
 ]
@@ -49,10 +51,10 @@ class Step(StrictModel):
 class Ladder(StrictModel):
     """The launches of one kind of call, by rising size; the last step's is `any`.
 
-    A programmatic launch may start before the kernel before it has ended; a plain one has nothing to prefetch behind.
+    `behind` a kernel that triggers, so that the next may start early, or behind an ordinary one.
     """
 
-    launch: Launch
+    behind: Behind
     dtype: DType
     epilogue: Epilogue
     topk: AnyTopK
@@ -71,7 +73,7 @@ class LaunchRule:
     """A row of the generated table. None is any topk without a kernel of its own, and an input of any size."""
 
     architecture: int
-    programmatic: bool
+    behind_trigger: bool
     dtype: DTypeName
     epilogue: EpilogueName
     topk: int | None
@@ -84,7 +86,7 @@ class LaunchRule:
     def order(self) -> tuple[float, ...]:
         """Ladder by ladder, a given topk before any, and each by rising size."""
         dtype, epilogue = list(DTYPES).index(self.dtype), list(EPILOGUES).index(self.epilogue)
-        return self.architecture, not self.programmatic, dtype, epilogue, self.topk or inf, self.elements or inf
+        return self.architecture, not self.behind_trigger, dtype, epilogue, self.topk or inf, self.elements or inf
 
 
 def launch_rules(directory: Path, spec: Spec, variants: list[Variant]) -> list[LaunchRule]:
@@ -126,7 +128,7 @@ def _rules_of(tuning: TuningFile) -> Iterator[LaunchRule]:
         for step in ladder.steps:
             yield LaunchRule(
                 tuning.architecture,
-                ladder.launch == "programmatic",
+                ladder.behind == "trigger",
                 ladder.dtype,
                 ladder.epilogue,
                 None if ladder.topk == "any" else ladder.topk,
@@ -140,20 +142,25 @@ def _rules_of(tuning: TuningFile) -> Iterator[LaunchRule]:
 def _contradictions(path: Path, tuning: TuningFile, spec: Spec, variants: list[Variant]) -> Iterator[Contradiction]:
     if path.name != (expected := f"sm{tuning.architecture}.yaml"):
         yield ("architecture",), f"{tuning.architecture} in {path.name}", f"{tuning.architecture} in {expected}"
+    overlaps = tuning.architecture >= FIRST_THAT_OVERLAPS
     seen: list[tuple[object, ...]] = []
     for index, ladder in enumerate(tuning.ladders):
         here: KeyPath = ("ladders", index)
         for key, listed in (("dtype", list(spec.vector_widths)), ("epilogue", spec.epilogues), ("topk", spec.topk)):
             if (value := getattr(ladder, key)) not in listed:
                 yield (*here, key), str(value), f"what the spec lists: {_spell(listed)}"
-        kind = (ladder.launch, ladder.dtype, ladder.epilogue, ladder.topk)
+        kind = (ladder.behind, ladder.dtype, ladder.epilogue, ladder.topk)
         if kind in seen:
-            yield here, f"another ladder for {_spell(kind)}", "one for each launch, dtype, epilogue and topk"
+            yield here, f"another ladder for {_spell(kind)}", "one for each behind, dtype, epilogue and topk"
         seen.append(kind)
-        yield from _step_contradictions((*here, "steps"), ladder, spec, variants)
+        if ladder.behind == "trigger" and not overlaps:
+            yield (*here, "behind"), "trigger", f"ordinary, before sm_{FIRST_THAT_OVERLAPS}"
+        yield from _step_contradictions((*here, "steps"), ladder, overlaps, spec, variants)
 
 
-def _step_contradictions(here: KeyPath, ladder: Ladder, spec: Spec, variants: list[Variant]) -> Iterator[Contradiction]:
+def _step_contradictions(
+    here: KeyPath, ladder: Ladder, overlaps: bool, spec: Spec, variants: list[Variant]
+) -> Iterator[Contradiction]:
     topk = None if ladder.topk == "any" else ladder.topk
     built = [
         variant.vector_width
@@ -169,8 +176,8 @@ def _step_contradictions(here: KeyPath, ladder: Ladder, spec: Spec, variants: li
             yield (*here, index, "threads"), str(step.threads), f"what the spec lists: {_spell(spec.threads)}"
         if index > 0 and sizes[index] <= sizes[index - 1]:
             yield (*here, index, "elements"), str(step.elements), "rising sizes, each once"
-        if step.prefetch and ladder.launch == "plain":
-            yield (*here, index, "prefetch"), "true", "false, in a plain launch"
+        if step.prefetch and not overlaps:
+            yield (*here, index, "prefetch"), "true", f"false, before sm_{FIRST_THAT_OVERLAPS}"
     if sizes[-1] != inf:
         yield (*here, len(sizes) - 1, "elements"), str(sizes[-1]), "any, in the last step"
 

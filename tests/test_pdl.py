@@ -1,12 +1,14 @@
-"""Programmatic dependent launch: correct behind producers that let go early, and before consumers of every kind.
+"""Programmatic dependent launch: correct behind producers of every kind, and before consumers of every kind.
 
-The producer here triggers at its very start, spins, and only then rewrites the input with a value of its own for each
-iteration. A sum_reduce that read before `griddepcontrol.wait`, or a stale cache line, would sum the last iteration's.
+The producer here may trigger at its very start, spins, and only then rewrites the input with a value of its own for
+each iteration. A sum_reduce that read before `griddepcontrol.wait`, or a stale cache line, would sum the last
+iteration's.
 """
 
 # A Triton kernel's parameters have no Python types.
 # mypy: disable-error-code="no-untyped-def"
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +32,11 @@ BLOCK = 1024
 
 
 @triton.jit
-def _early_producer(target, step, elements, spins, BLOCK: tl.constexpr):
-    """Lets its successor start at once, spins, then sets every element to the step's value."""
-    tl.extra.cuda.gdc_launch_dependents()
-    tl.extra.cuda.gdc_wait()  # the consumer of the last iteration may still read
+def _producer(target, step, elements, spins, TRIGGERS: tl.constexpr, BLOCK: tl.constexpr):
+    """Lets its successor start at once, if it does so at all, spins, then sets every element to the step's value."""
+    if TRIGGERS:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()  # the consumer of the last iteration may still read
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(step)
     for _ in range(spins):
@@ -93,18 +96,23 @@ def _early_copy(target: Tensor, source: Tensor) -> None:
 class Chain:
     """Producer, sum_reduce, consumer, over the same buffers again and again."""
 
-    def __init__(self, tokens: int, topk: int, hidden: int, dtype: torch.dtype, spins: int) -> None:
+    def __init__(
+        self, tokens: int, topk: int, hidden: int, dtype: torch.dtype, spins: int, triggers: bool = True
+    ) -> None:
         self.input = torch.zeros(tokens, topk, hidden, dtype=dtype, device="cuda")
         self.output = torch.zeros(tokens, hidden, dtype=dtype, device="cuda")
         self.step = torch.zeros((), device="cuda")
         self.mismatches = torch.zeros((), dtype=torch.int32, device="cuda")
         self.spins = spins
+        self.triggers = triggers
 
     def produce(self) -> None:
         _next_step[(1,)](self.step, launch_pdl=True)
         elements = self.input.numel()
         grid = (triton.cdiv(elements, BLOCK),)
-        _early_producer[grid](self.input, self.step, elements, self.spins, BLOCK=BLOCK, launch_pdl=True)
+        _producer[grid](
+            self.input, self.step, elements, self.spins, TRIGGERS=self.triggers, BLOCK=BLOCK, launch_pdl=self.triggers
+        )
 
     def check(self, waits: bool) -> None:
         topk, elements = self.input.shape[1], self.output.numel()
@@ -159,6 +167,56 @@ SHAPES = [  # tokens, topk, hidden: from one block to many waves
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_behind_a_producer_that_lets_go_early(shape: tuple[int, int, int], in_graph: bool) -> None:
     assert Chain(*shape, torch.bfloat16, spins=300).run(reduce_into, 2000, in_graph=in_graph) == 0
+
+
+@pytest.mark.parametrize("in_graph", [False, True], ids=["loop", "graph"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_behind_an_ordinary_producer(shape: tuple[int, int, int], in_graph: bool) -> None:
+    chain = Chain(*shape, torch.bfloat16, spins=300, triggers=False)
+    assert chain.run(reduce_into, 2000, in_graph=in_graph) == 0
+
+
+class Edge(ctypes.Structure):
+    """cudaGraphEdgeData."""
+
+    _fields_ = (
+        ("from_port", ctypes.c_ubyte),
+        ("to_port", ctypes.c_ubyte),
+        ("type", ctypes.c_ubyte),
+        ("_", ctypes.c_ubyte * 5),
+    )
+
+
+ORDINARY = (0, 0)
+AT_LAUNCH_COMPLETION = (2, 1)  # cudaGraphKernelNodePortLaunchCompletion, cudaGraphDependencyTypeProgrammatic
+
+
+def last_edge_of(body: Callable[[], object]) -> tuple[int, int]:
+    """Port and type of the only edge into the last node of a graph of two."""
+    body()  # compiles and loads
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.cuda.graph(graph):
+        body()
+    major = str(torch.version.cuda).split(".")[0]
+    runtime = ctypes.CDLL(f"libcudart.so.{major}")
+    get_edges = runtime.cudaGraphGetEdges if int(major) >= 13 else runtime.cudaGraphGetEdges_v2
+    count, edges = ctypes.c_size_t(2), (Edge * 2)()
+    nodes = [(ctypes.c_void_p * 2)() for _ in range(2)]
+    assert get_edges(ctypes.c_void_p(graph.raw_cuda_graph()), *nodes, edges, ctypes.byref(count)) == 0
+    assert count.value == 1
+    return edges[0].from_port, edges[0].type
+
+
+@pytest.mark.skipif(not hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph"), reason="this torch shows no graph's edges")
+def test_a_capture_overlaps_with_kernels_alone() -> None:
+    input = torch.ones(16, 8, 2048, dtype=torch.bfloat16, device="cuda")
+    output, other = torch.empty_like(input[:, 0]), torch.ones_like(input)
+    call = lambda **options: moe_cute.sum_reduce(input, output, **options)  # noqa: E731
+
+    assert last_edge_of(lambda: (torch.neg(other, out=input), call())) == AT_LAUNCH_COMPLETION
+    assert last_edge_of(lambda: (call(), call())) == AT_LAUNCH_COMPLETION
+    assert last_edge_of(lambda: (torch.neg(other, out=input), call(pdl=False))) == ORDINARY
+    assert last_edge_of(lambda: (input.copy_(other), call())) == ORDINARY  # a copy is no kernel
 
 
 def test_the_chain_would_catch_a_missing_wait() -> None:

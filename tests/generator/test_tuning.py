@@ -16,13 +16,13 @@ edition: 1
 architecture: 90
 measured: {gpu: NVIDIA H200, date: 2026-11-22, driver: "580.1", cuda: "13.0", torch: 2.11.0}
 ladders:
-- launch: plain
+- behind: ordinary
   dtype: float64
   epilogue: plain
   topk: any
   steps:
   - {elements: any, vector_width: 2, threads: 256, prefetch: false}
-- launch: programmatic
+- behind: trigger
   dtype: float16
   epilogue: plain
   topk: 8
@@ -46,7 +46,7 @@ def rows(out: Path) -> list[str]:
 
 
 def test_the_steps_are_rows_in_the_order_they_are_tried(sm90: Path, out: Path, generate: Generate) -> None:
-    sm80 = SM90.replace("90", "80", 1)[: SM90.index("- launch: programmatic")]
+    sm80 = SM90.replace("90", "80", 1)[: SM90.index("- behind: trigger")]
     (sm90.parent / "sm80.yaml").write_text(sm80)
     assert generate().exit_code == 0
     assert rows(out) == [
@@ -113,15 +113,10 @@ CASES = {
         "vector_width: 4",
         "10:35: ladders[0].steps[0].vector_width: found 4; allowed: what is built for it: 2, 1",
     ),
-    "launch of another kind": (
-        "launch: plain",
-        "launch: eager",
-        "5:11: ladders[0].launch: found 'eager'; allowed: programmatic, plain",
-    ),
-    "prefetch where nothing runs before": (
-        "threads: 256, prefetch: false}\n- launch",
-        "threads: 256, prefetch: true}\n- launch",
-        "10:62: ladders[0].steps[0].prefetch: found true; allowed: false, in a plain launch",
+    "launch behind something else": (
+        "behind: ordinary",
+        "behind: memcpy",
+        "5:11: ladders[0].behind: found 'memcpy'; allowed: trigger, ordinary",
     ),
     "threads that the spec does not list": (
         "threads: 128",
@@ -129,10 +124,10 @@ CASES = {
         "16:48: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
     ),
     "two ladders of a kind": (
-        "- launch: plain\n  dtype: float64\n  epilogue: plain\n  topk: any",
-        "- launch: programmatic\n  dtype: float16\n  epilogue: plain\n  topk: 8",
-        "11:3: ladders[1]: found another ladder for programmatic, float16, plain, 8; "
-        "allowed: one for each launch, dtype, epilogue and topk",
+        "- behind: ordinary\n  dtype: float64\n  epilogue: plain\n  topk: any",
+        "- behind: trigger\n  dtype: float16\n  epilogue: plain\n  topk: 8",
+        "11:3: ladders[1]: found another ladder for trigger, float16, plain, 8; "
+        "allowed: one for each behind, dtype, epilogue and topk",
     ),
     "sizes that fall": (
         "elements: 8192, vector_width: 4",
@@ -164,6 +159,16 @@ def test_is_refused_at_its_place(
     assert f"tuning/sm90.yaml:{message}" in result.stderr.splitlines()
     assert result.exit_code == 2
     assert snapshot() == before
+
+
+def test_before_sm_90_nothing_overlaps(sm90: Path, generate: Generate) -> None:
+    (sm90.parent / "sm80.yaml").write_text(SM90.replace("90", "80", 1))
+    result = generate()
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[:2] == [
+        "tuning/sm80.yaml:11:11: ladders[1].behind: found trigger; allowed: ordinary, before sm_90",
+        "tuning/sm80.yaml:16:63: ladders[1].steps[0].prefetch: found true; allowed: false, before sm_90",
+    ]
 
 
 def test_what_is_written_reads_back_the_same(sm90: Path) -> None:
