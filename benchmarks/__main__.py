@@ -76,14 +76,20 @@ def tune_command(
     out: Annotated[
         Path | None, typer.Option(help="The tuning file. Default: this architecture's, in specs/tuning/.")
     ] = None,
+    only: Annotated[
+        str, typer.Option(help=f"Comma-separated ladders, of {', '.join(map(str, tune.LADDERS))}. Default: all.")
+    ] = "",
 ) -> None:
     """Measure launches on this GPU and write the fastest down; `python -m generator` turns them into the table."""
     if not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device, and a launch is only true where it was measured")
+    ladders = {str(ladder): ladder for ladder in tune.LADDERS}
+    names = _choose("--only", only or ",".join(ladders), list(ladders))
     device = torch.device("cuda", torch.cuda.current_device())
     major, minor = torch.cuda.get_device_capability(device)
     path = out or TUNING / f"sm{10 * major + minor}.yaml"
-    tune.tune(path, device, json.loads(MANIFEST.read_text(encoding="utf-8"))["threads"])
+    threads = json.loads(MANIFEST.read_text(encoding="utf-8"))["threads"]
+    tune.tune(path, device, threads, [ladders[name] for name in names])
     console.print(f"written: {path}; now `make build`", highlight=False)
 
 

@@ -47,7 +47,11 @@ class Sample:
 
 
 def measure_cold(
-    calls: Mapping[Name, Callable[[T], object]], buffers: Sequence[T], bytes_per_call: int, replays: int = REPLAYS
+    calls: Mapping[Name, Callable[[T], object]],
+    buffers: Sequence[T],
+    bytes_per_call: int,
+    replays: int = REPLAYS,
+    min_replay_us: float = MIN_REPLAY_US,
 ) -> dict[Name, Sample]:
     """Device time per call, from CUDA graphs that run each call over all `buffers` in turn.
 
@@ -56,8 +60,9 @@ def measure_cold(
         buffers: operand sets that together exceed the L2 cache (`operands.rotating_operands` makes them).
         bytes_per_call: bytes that one call moves; decides how many calls make a replay long enough to time.
         replays: samples per callable, at least two.
+        min_replay_us: how long each takes at least; shorter ones are less exact and quicker to prepare.
     """
-    loops = _loops(len(buffers), bytes_per_call)
+    loops = _loops(len(buffers), bytes_per_call, min_replay_us)
     graphs = {name: capture(call, list(buffers) * loops) for name, call in calls.items()}
     times = _time_graphs(graphs, replays)
     steps = loops * len(buffers)
@@ -70,6 +75,7 @@ def measure_chain(
     produce: Callable[[T, T], object],
     bytes_per_call: int,
     replays: int = REPLAYS,
+    min_replay_us: float = MIN_REPLAY_US,
 ) -> dict[Name, Sample]:
     """Device time per call behind a producer that has just written its input, the producer's own time taken off.
 
@@ -79,7 +85,8 @@ def measure_chain(
     """
     producer_alone = "producer alone"
     buffers = buffers[:CHAIN_BUFFERS]
-    pairs = list(zip(buffers, [*buffers[1:], buffers[0]], strict=True)) * _loops(len(buffers), bytes_per_call)
+    loops = _loops(len(buffers), bytes_per_call, min_replay_us)
+    pairs = list(zip(buffers, [*buffers[1:], buffers[0]], strict=True)) * loops
 
     def step(call: Callable[[T], object]) -> Callable[[tuple[T, T]], None]:
         def run(pair: tuple[T, T]) -> None:
@@ -203,6 +210,6 @@ def _rotations(names: list[Name], rounds: int) -> Iterator[list[Name]]:
         yield names[first:] + names[:first]
 
 
-def _loops(buffers: int, bytes_per_call: int) -> int:
+def _loops(buffers: int, bytes_per_call: int, min_replay_us: float) -> int:
     fastest_pass_us = buffers * max(FASTEST_CALL_US, bytes_per_call / FASTEST_BYTES_PER_US)
-    return math.ceil(MIN_REPLAY_US / fastest_pass_us)
+    return math.ceil(min_replay_us / fastest_pass_us)

@@ -26,6 +26,8 @@ SHAPES = (
 )
 VECTOR_BYTES = (16, 8, 4)
 ROUNDS = (3, 9)  # replays of every launch, then of those that came near the fastest
+REPLAY_US = 200.0
+CHAIN_SETS = 96  # of operands, behind a producer: what a launch is behind does not depend on their number
 NEAR = 1.06
 COLD_WEIGHT = 0.75  # of a launch that may overlap: behind a producer, most of it is hidden, and the rest is noisier
 BLOCKS_PER_US = (
@@ -37,6 +39,10 @@ WORTH_A_STEP = 1.01  # a launch that is faster by less at one point may well be 
 UNEVEN = 0.05  # [128, 8, 4096] takes 3.1 us in 128 blocks on 132 multiprocessors, [64, 8, 7168] 3.3 in 112, not 2.7
 
 
+EPILOGUE = {"plain": "plain", "weighted": "weighted", "unpermute_weighted": "permuted"}
+SPEC = Path(__file__).resolve().parent.parent / "specs" / "sum_reduce.yaml"
+
+
 @dataclass(frozen=True)
 class Ladder:
     """What is measured: `topk` is that of the calls, `kernel` that of the kernels (0: those for any)."""
@@ -45,6 +51,14 @@ class Ladder:
     topk: int
     kernel: int
     epilogue: str = "plain"
+
+    @property
+    def key(self) -> tuple[str, str, int | str]:
+        """Of its kernels: dtype, epilogue, topk."""
+        return self.dtype, EPILOGUE[self.epilogue], self.kernel or "any"
+
+    def __str__(self) -> str:
+        return "/".join(map(str, self.key))
 
 
 # Calls between them follow the nearest; 16-bit dtypes share theirs.
@@ -59,7 +73,6 @@ LADDERS = (
     Ladder("float64", 8, 8),
     Ladder("float64", 3, 0),
 )
-EPILOGUE = {"plain": "plain", "weighted": "weighted", "unpermute_weighted": "permuted"}
 
 
 @dataclass(frozen=True, order=True)
@@ -73,10 +86,9 @@ Times = dict[Launch, float]
 Calls = dict[Launch, Callable[[Operands], object]]
 
 
-def tune(path: Path, device: torch.device, threads: Sequence[int]) -> None:
-    """Measures every ladder and writes them to `path`, after each those measured so far."""
-    from generator.tuning import TuningFile, write_tuning
-
+def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequence[Ladder] = LADDERS) -> None:
+    """Measures ladders and puts each into `path` as it is done, in place of one that measures the same. About half a
+    minute each on an H100."""
     facts = environment.describe(device, None)
     major, minor = torch.cuda.get_device_capability(device)
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
@@ -87,24 +99,29 @@ def tune(path: Path, device: torch.device, threads: Sequence[int]) -> None:
         "cuda": facts["cuda"],
         "torch": str(torch.__version__),
     }
-    kinds: dict[str, list[dict[str, object]]] = {"trigger": [], "ordinary": []} if major >= 9 else {"ordinary": []}
-    for ladder in track(LADDERS, description="ladders"):
-        measured = {shape: _times(ladder, *shape, device, threads, list(kinds)) for shape in SHAPES}
-        for behind, found in kinds.items():
+    kinds = ("trigger", "ordinary") if major >= 9 else ("ordinary",)
+    for ladder in track(ladders, description="ladders"):
+        measured = {shape: _times(ladder, *shape, device, threads, kinds) for shape in SHAPES}
+        dtype, epilogue, topk = ladder.key
+        found: list[dict[str, object]] = []
+        for behind in kinds:
             times = {shape: _beside(times[behind], *shape, multiprocessors) for shape, times in measured.items()}
-            steps = list(_steps(ladder.topk, times))
-            found.append(
-                {
-                    "behind": behind,
-                    "dtype": ladder.dtype,
-                    "epilogue": EPILOGUE[ladder.epilogue],
-                    "topk": ladder.kernel or "any",
-                    "steps": steps,
-                }
-            )
-        ladders = [each for found in kinds.values() for each in found]
-        file = {"edition": 1, "architecture": 10 * major + minor, "measured": machine, "ladders": ladders}
-        write_tuning(path, TuningFile.model_validate(file))
+            kind = {"behind": behind, "dtype": dtype, "epilogue": epilogue, "topk": topk}
+            found.append({**kind, "measured": machine, "steps": list(_steps(ladder.topk, times))})
+        _put(path, 10 * major + minor, found)
+
+
+def _put(path: Path, architecture: int, found: Sequence[dict[str, object]]) -> None:
+    from generator import rules, spec, tuning
+
+    new = tuning.TuningFile.model_validate({"edition": 1, "architecture": architecture, "ladders": list(found)})
+    kept: list[tuning.Ladder] = []
+    if path.exists():
+        built = spec.load(SPEC)
+        kept = tuning.load(path, built, rules.variants(built)).ladders
+    ladders = {(each.behind, each.dtype, each.epilogue, each.topk): each for each in [*kept, *new.ladders]}
+    new.ladders = list(ladders.values())
+    tuning.write_tuning(path, new)
 
 
 def _steps(topk: int, measured: dict[tuple[int, int], Times]) -> Iterator[dict[str, object]]:
@@ -163,15 +180,15 @@ def _times(
     calls = dict(_launches(case, ladder, threads))
 
     def behind_trigger(calls: Calls, replays: int) -> Times:
-        alone = measure_cold(calls, operands, case.bytes_moved, replays)
-        behind = measure_chain(calls, operands, produce_and_trigger, case.bytes_moved, replays)
+        alone = measure_cold(calls, operands, case.bytes_moved, replays, REPLAY_US)
+        behind = measure_chain(calls, operands[:CHAIN_SETS], produce_and_trigger, case.bytes_moved, replays, REPLAY_US)
         return {
             each: alone[each].median_us ** COLD_WEIGHT * max(behind[each].median_us, 0.1) ** (1 - COLD_WEIGHT)
             for each in calls
         }
 
     def behind_ordinary(calls: Calls, replays: int) -> Times:
-        behind = measure_chain(calls, operands, produce, case.bytes_moved, replays)
+        behind = measure_chain(calls, operands[:CHAIN_SETS], produce, case.bytes_moved, replays, REPLAY_US)
         return {each: behind[each].median_us for each in calls}
 
     if "trigger" not in kinds:  # nor does anything overlap, for which a launch could prefetch

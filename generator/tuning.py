@@ -30,7 +30,7 @@ Elements = Annotated[
 
 
 class Measured(StrictModel):
-    """What the launches were measured on."""
+    """What a ladder was measured on."""
 
     gpu: Text
     date: Text
@@ -58,13 +58,13 @@ class Ladder(StrictModel):
     dtype: DType
     epilogue: Epilogue
     topk: AnyTopK
+    measured: Measured
     steps: Annotated[list[Step], Field(min_length=1)]
 
 
 class TuningFile(StrictModel):
     edition: Annotated[Literal[1], Allowed("1, the edition this generator reads")]
     architecture: Architecture
-    measured: Measured
     ladders: Annotated[list[Ladder], Field(min_length=1)]
 
 
@@ -110,11 +110,11 @@ def load(path: Path, spec: Spec, variants: list[Variant]) -> TuningFile:
 
 
 def write_tuning(path: Path, tuning: TuningFile) -> None:
-    """Writes a tuning file, with a header that says what it was measured on and how to measure it again."""
+    """Writes a tuning file, with a header that says how to measure it again."""
     header = f"""\
 # yaml-language-server: $schema=schema.json
 #
-# The fastest launches of sm_{tuning.architecture}, measured on {tuning.measured.date} on one {tuning.measured.gpu}.
+# The fastest launches of sm_{tuning.architecture}, each ladder with what it was measured on.
 # Written by `make tune`: run that on such a GPU to measure them again.
 
 """

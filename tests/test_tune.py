@@ -1,6 +1,9 @@
 """What the tuner makes of its measurements; the measuring itself wants a GPU."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from benchmarks import tune
 from benchmarks.tune import Launch
@@ -54,3 +57,22 @@ def test_shapes_of_one_size_are_one_point() -> None:
 def test_few_blocks_a_multiprocessor_count_less(tokens: int, expected: Launch) -> None:
     times = tune._beside({WIDE: 1.0, NARROW: 1.02}, 4096, tokens, 132)
     assert min(times, key=lambda launch: times[launch]) == expected
+
+
+def ladder(behind: str, topk: int, threads: int) -> dict[str, object]:
+    machine = dict.fromkeys(("gpu", "date", "driver", "cuda", "torch"), f"{threads}")
+    step = {"elements": "any", "vector_width": 8, "threads": threads, "prefetch": False}
+    kind = {"behind": behind, "dtype": "bfloat16", "epilogue": "plain", "topk": topk}
+    return {**kind, "measured": machine, "steps": [step]}
+
+
+def test_ladders_that_are_not_measured_again_stay(tmp_path: Path) -> None:
+    path = tmp_path / "sm90.yaml"
+    tune._put(path, 90, [ladder("trigger", 8, 64), ladder("ordinary", 8, 64), ladder("ordinary", 2, 64)])
+    tune._put(path, 90, [ladder("trigger", 8, 128), ladder("ordinary", 8, 128)])
+    ladders = yaml.safe_load(path.read_text())["ladders"]
+    assert ladders == [ladder("trigger", 8, 128), ladder("ordinary", 8, 128), ladder("ordinary", 2, 64)]
+
+
+def test_every_ladder_has_a_name_of_its_own() -> None:
+    assert len({str(each) for each in tune.LADDERS}) == len(tune.LADDERS)

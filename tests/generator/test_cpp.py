@@ -18,9 +18,9 @@ COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 TUNING = """\
 edition: 1
 architecture: 80
-measured: {gpu: A100, date: "2026-01-01", driver: "1", cuda: "1", torch: "1"}
 ladders:
-- {behind: ordinary, dtype: float16, epilogue: weighted, topk: any, steps: [
+- {behind: ordinary, dtype: float16, epilogue: weighted, topk: any,
+   measured: {gpu: A100, date: "2026-01-01", driver: "1", cuda: "1", torch: "1"}, steps: [
     {elements: any, vector_width: 8, threads: 128, prefetch: false}]}
 """
 

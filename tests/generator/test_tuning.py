@@ -14,18 +14,19 @@ Snapshot = Callable[[], dict[str, bytes]]
 SM90 = """\
 edition: 1
 architecture: 90
-measured: {gpu: NVIDIA H200, date: 2026-11-22, driver: "580.1", cuda: "13.0", torch: 2.11.0}
 ladders:
 - behind: ordinary
   dtype: float64
   epilogue: plain
   topk: any
+  measured: {gpu: NVIDIA H200, date: 2026-11-22, driver: "580.1", cuda: "13.0", torch: 2.11.0}
   steps:
   - {elements: any, vector_width: 2, threads: 256, prefetch: false}
 - behind: trigger
   dtype: float16
   epilogue: plain
   topk: 8
+  measured: {gpu: NVIDIA H100, date: 2026-11-25, driver: "580.2", cuda: "13.1", torch: 2.12.0}
   steps:
   - {elements: 8192, vector_width: 4, threads: 128, prefetch: true}
   - {elements: any, vector_width: 8, threads: 256, prefetch: false}
@@ -69,7 +70,7 @@ CASES = {
     "unknown key": (
         "threads: 128,",
         "threads: 128, warps: 4,",
-        "16:53: ladders[1].steps[0].warps: found an unknown key; "
+        "17:53: ladders[1].steps[0].warps: found an unknown key; "
         "allowed: the keys elements, vector_width, threads, prefetch",
     ),
     "unknown edition": ("edition: 1", "edition: 0", f"1:10: edition: found 0; allowed: {EDITION}"),
@@ -81,17 +82,18 @@ CASES = {
     "number for text": (
         '"13.0"',
         "13.0",
-        "3:71: measured.cuda: found 13.0; allowed: one line of text, in quotes where it looks like a number",
+        "8:73: ladders[0].measured.cuda: found 13.0; allowed: one line of text, in quotes where it looks like a number",
     ),
     "text of two lines": (
         '"13.0"',
         '"13\\n#"',
-        "3:71: measured.cuda: found '13\\n#'; allowed: one line of text, in quotes where it looks like a number",
+        "8:73: ladders[0].measured.cuda: found '13\\n#'; "
+        "allowed: one line of text, in quotes where it looks like a number",
     ),
     "word for a bool": (
         "prefetch: true",
         "prefetch: yes",
-        "16:63: ladders[1].steps[0].prefetch: found 'yes'; allowed: true or false",
+        "17:63: ladders[1].steps[0].prefetch: found 'yes'; allowed: true or false",
     ),
     "dtype that is not built": (
         "dtype: float16",
@@ -116,12 +118,12 @@ CASES = {
     "launch behind something else": (
         "behind: ordinary",
         "behind: memcpy",
-        "5:11: ladders[0].behind: found 'memcpy'; allowed: trigger, ordinary",
+        "4:11: ladders[0].behind: found 'memcpy'; allowed: trigger, ordinary",
     ),
     "threads that the spec does not list": (
         "threads: 128",
         "threads: 64",
-        "16:48: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
+        "17:48: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
     ),
     "two ladders of a kind": (
         "- behind: ordinary\n  dtype: float64\n  epilogue: plain\n  topk: any",
@@ -132,12 +134,12 @@ CASES = {
     "sizes that fall": (
         "elements: 8192, vector_width: 4",
         "elements: any, vector_width: 4",
-        "17:16: ladders[1].steps[1].elements: found any; allowed: rising sizes, each once",
+        "18:16: ladders[1].steps[1].elements: found any; allowed: rising sizes, each once",
     ),
     "no launch for large outputs": (
         "elements: any, vector_width: 8",
         "elements: 16384, vector_width: 8",
-        "17:16: ladders[1].steps[1].elements: found 16384; allowed: any, in the last step",
+        "18:16: ladders[1].steps[1].elements: found 16384; allowed: any, in the last step",
     ),
     "no steps": (
         "  - {elements: any, vector_width: 2, threads: 256, prefetch: false}\n",
@@ -167,7 +169,7 @@ def test_before_sm_90_nothing_overlaps(sm90: Path, generate: Generate) -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines()[:2] == [
         "tuning/sm80.yaml:11:11: ladders[1].behind: found trigger; allowed: ordinary, before sm_90",
-        "tuning/sm80.yaml:16:63: ladders[1].steps[0].prefetch: found true; allowed: false, before sm_90",
+        "tuning/sm80.yaml:17:63: ladders[1].steps[0].prefetch: found true; allowed: false, before sm_90",
     ]
 
 
@@ -178,7 +180,7 @@ def test_what_is_written_reads_back_the_same(sm90: Path) -> None:
     tuning.write_tuning(sm90, measured)
     assert tuning.load(sm90, built, variants) == measured
     text = sm90.read_text()
-    assert "measured on 2026-11-22 on one NVIDIA H200" in text
+    assert "  measured: {gpu: NVIDIA H100, date: '2026-11-25', driver: '580.2'," in text
     assert "`make tune`" in text
     assert "  - {elements: 8192, vector_width: 4, threads: 128, prefetch: true}\n" in text
 
