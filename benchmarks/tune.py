@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -114,14 +115,13 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
 def _put(path: Path, architecture: int, found: Sequence[dict[str, object]]) -> None:
     from generator import rules, spec, tuning
 
-    new = tuning.TuningFile.model_validate({"edition": 1, "architecture": architecture, "ladders": list(found)})
-    kept: list[tuning.Ladder] = []
+    ladders: list[dict[str, Any]] = []
     if path.exists():
         built = spec.load(SPEC)
-        kept = tuning.load(path, built, rules.variants(built)).ladders
-    ladders = {(each.behind, each.dtype, each.epilogue, each.topk): each for each in [*kept, *new.ladders]}
-    new.ladders = list(ladders.values())
-    tuning.write_tuning(path, new)
+        ladders = tuning.load(path, built, rules.variants(built)).model_dump()["ladders"]
+    by_kind = {tuple(each[key] for key in tuning.KIND): each for each in [*ladders, *found]}
+    file = {"edition": 1, "architecture": architecture, "ladders": list(by_kind.values())}
+    tuning.write_tuning(path, tuning.TuningFile.model_validate(file))
 
 
 def _steps(topk: int, measured: dict[tuple[int, int], Times]) -> Iterator[dict[str, object]]:

@@ -62,6 +62,9 @@ class Ladder(StrictModel):
     steps: Annotated[list[Step], Field(min_length=1)]
 
 
+KIND = ("behind", "dtype", "epilogue", "topk")  # what a file has one ladder for
+
+
 class TuningFile(StrictModel):
     edition: Annotated[Literal[1], Allowed("1, the edition this generator reads")]
     architecture: Architecture
@@ -149,9 +152,9 @@ def _contradictions(path: Path, tuning: TuningFile, spec: Spec, variants: list[V
         for key, listed in (("dtype", list(spec.vector_widths)), ("epilogue", spec.epilogues), ("topk", spec.topk)):
             if (value := getattr(ladder, key)) not in listed:
                 yield (*here, key), str(value), f"what the spec lists: {_spell(listed)}"
-        kind = (ladder.behind, ladder.dtype, ladder.epilogue, ladder.topk)
+        kind = tuple(getattr(ladder, key) for key in KIND)
         if kind in seen:
-            yield here, f"another ladder for {_spell(kind)}", "one for each behind, dtype, epilogue and topk"
+            yield here, f"another ladder for {_spell(kind)}", f"one for each {', '.join(KIND[:-1])} and {KIND[-1]}"
         seen.append(kind)
         if ladder.behind == "trigger" and not overlaps:
             yield (*here, "behind"), "trigger", f"ordinary, before sm_{FIRST_THAT_OVERLAPS}"
