@@ -31,14 +31,12 @@ REPLAY_US = 200.0
 CHAIN_SETS = 96  # of operands, behind a producer: what a launch is behind does not depend on their number
 NEAR = 1.06
 COLD_WEIGHT = 0.75  # of a launch that may overlap: behind a producer, most of it is hidden, and the rest is noisier
-BLOCKS_PER_US = (
-    800  # started and ended, at most, on an H100: [1024, 2, 4096] takes 20.6 us in 16384 blocks, and 8.5 in 4096
-)
-MEASURED_ANYWAY_US = 1.5
+# Blocks that an H100 starts and ends, at most: [1024, 2, 4096] takes 20.6 us in 16384 blocks, and 8.5 in 4096.
+BLOCKS_PER_US = 800
+MEASURED_ANYWAY_US = 1.5  # whatever their blocks, calls as short as this
 FUSED_THREADS = 256  # a fused kernel has too many registers for larger blocks
 WORTH_A_STEP = 1.01  # a launch that is faster by less at one point may well be slower beside it
 UNEVEN = 0.05  # [128, 8, 4096] takes 3.1 us in 128 blocks on 132 multiprocessors, [64, 8, 7168] 3.3 in 112, not 2.7
-
 
 EPILOGUE = {"plain": "plain", "weighted": "weighted", "unpermute_weighted": "permuted"}
 SPEC = Path(__file__).resolve().parent.parent / "specs" / "sum_reduce.yaml"

@@ -75,8 +75,8 @@ def explain(
         output: the output of the call, where it matters (its strides, its alignment, its dtype).
         architecture: 90 for sm_90; 0 asks the device. With a number, a machine without a GPU can explain a CUDA call.
         multiprocessors: of that GPU.
-        pdl: as for ``sum_reduce``. Another block or vector may suit a plain launch, which a CUDA graph also has behind
-            a kernel that does not let the next one start early.
+        pdl: as for ``sum_reduce``. Another block or vector may suit a launch that does not overlap. A CUDA graph takes
+            the same, with prefetch where that was faster, behind a kernel that does not let the next one start early.
 
     Raises:
         ValueError, TypeError: as ``sum_reduce``.

@@ -69,7 +69,8 @@ def sum_reduce(
         out_dtype: dtype of an output made here.
         variant: the name of a compiled variant to insist on; ``moe_cute.variants`` lists them.
         pdl: on GPUs of architecture 90 and above, let the launch overlap with the end of the kernel before it
-            (programmatic dependent launch). It is correct next to any kernel; False turns it off, for this call.
+            (programmatic dependent launch). It is correct next to any kernel, and in a CUDA graph overlaps with any;
+            False turns it off, for this call.
 
     Returns:
         ``output``.
