@@ -62,7 +62,8 @@ constexpr int held_registers() {
   int const sums_and_weights = (kRows + C::kVectorWidth) * kAccumulatorBytes / 4;
   int const indices = kRows * (C::kEpilogue == Epilogue::kRouted || kMayGuess<C> ? 2 : 1);
   int const loop = C::kTopK == kAny ? 32 : 0;
-  int const halves_converted_ahead = C::kDType == DType::kFloat16 ? 2 * C::kVectorWidth : 0;
+  int const conversions_ahead = C::kEpilogue == Epilogue::kRouted ? 3 : 2;
+  int const halves_converted_ahead = C::kDType == DType::kFloat16 ? conversions_ahead * C::kVectorWidth : 0;
   return rows + sums_and_weights + indices + loop + halves_converted_ahead;
 }
 
