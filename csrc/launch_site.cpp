@@ -55,14 +55,7 @@ bool was_launched_programmatically(cudaGraphNode_t node) {
                      [](auto const& edge) { return edge.type == cudaGraphDependencyTypeProgrammatic; });
 }
 
-Predecessor captured_predecessor(cudaStream_t stream) {
-  cudaGraphNode_t const kernel = kernel_before(stream);
-  if (kernel == nullptr) return Predecessor::kNone;
-  return was_launched_programmatically(kernel) ? Predecessor::kTriggering : Predecessor::kOrdinary;
-}
-
-void connect_to_kernel_before(cudaStream_t stream) {
-  cudaGraphNode_t kernel = kernel_before(stream);
+void connect_to(cudaGraphNode_t kernel, cudaStream_t stream) {
   cudaGraphEdgeData edge{};
   edge.type = cudaGraphDependencyTypeProgrammatic;
   edge.from_port = cudaGraphKernelNodePortLaunchCompletion;
@@ -71,8 +64,9 @@ void connect_to_kernel_before(cudaStream_t stream) {
     cudaGetLastError();
 }
 #else
-Predecessor captured_predecessor(cudaStream_t) { return Predecessor::kNone; }
-void connect_to_kernel_before(cudaStream_t) {}
+cudaGraphNode_t kernel_before(cudaStream_t) { return nullptr; }
+bool was_launched_programmatically(cudaGraphNode_t) { return false; }
+void connect_to(cudaGraphNode_t, cudaStream_t) {}
 #endif
 
 }  // namespace
@@ -80,12 +74,17 @@ void connect_to_kernel_before(cudaStream_t) {}
 LaunchSite::LaunchSite(void* stream, Machine const& machine, bool may_overlap) : stream_(stream) {
   if (!may_overlap || !has_dependent_launch(machine)) return;
   auto const cuda_stream = static_cast<cudaStream_t>(stream);
-  capturing_ = is_capturing(cuda_stream);
-  predecessor_ = capturing_ ? captured_predecessor(cuda_stream) : Predecessor::kTriggering;
+  if (!is_capturing(cuda_stream)) {
+    predecessor_ = Predecessor::kTriggering;
+  } else if (cudaGraphNode_t const kernel = kernel_before(cuda_stream)) {
+    captured_kernel_ = kernel;
+    predecessor_ = was_launched_programmatically(kernel) ? Predecessor::kTriggering : Predecessor::kOrdinary;
+  }
 }
 
 void LaunchSite::connect() const {
-  if (capturing_ && predecessor_ != Predecessor::kNone) connect_to_kernel_before(static_cast<cudaStream_t>(stream_));
+  if (captured_kernel_ == nullptr) return;
+  connect_to(static_cast<cudaGraphNode_t>(captured_kernel_), static_cast<cudaStream_t>(stream_));
 }
 
 }  // namespace moe_cute
