@@ -46,11 +46,17 @@ struct Work {
       int64_t const piece_end = std::min(hidden + kPieceOfRow, work.hidden);
       int64_t const vectors_end = std::min(piece_end, work.whole_vectors);
       for (; hidden < vectors_end; hidden += C::kVectorWidth) {
-        sum_reduce_vector(work.operands, place_of(work.operands, token, hidden));
+        sum_at(work.operands, token, hidden);
       }
-      for (; hidden < piece_end; ++hidden) sum_reduce_vector(work.single, place_of(work.single, token, hidden));
+      for (; hidden < piece_end; ++hidden) sum_at(work.single, token, hidden);
     }
     finish_streaming_stores();
+  }
+
+  template <class Some>
+  static void sum_at(Operands<Some> const& operands, int64_t token, int64_t hidden) {
+    Place<Some> const place = place_of(operands, token, hidden);
+    sum_reduce_vector(operands, place, finish_of(operands, place));
   }
 };
 

@@ -6,9 +6,8 @@
 #include <cuda_runtime.h>
 
 #include "dependent_launch.cuh"
+#include "forecast.cuh"
 #include "launch.hpp"
-#include "prefetch.cuh"
-#include "sum_reduce.hpp"
 
 namespace moe_cute {
 
@@ -33,13 +32,14 @@ struct Divider {
 };
 
 struct Grid {
-  Divider vectors_per_row;      // unused where the hidden size is a constant
-  int32_t vectors;              // of this launch
-  int32_t stride;               // threads of this launch
-  int32_t first_token;          // of this launch in the call
-  int32_t ahead;                // how many tokens later another will run in this one's place
-  int32_t tokens_before_ahead;  // how many tokens have such a successor
-  int32_t prefetching_blocks;   // the first of this launch
+  Divider vectors_per_row;     // unused where the hidden size is a constant
+  int32_t vectors;             // of this launch
+  int32_t stride;              // threads of this launch
+  int32_t first_token;         // of this launch in the call
+  int32_t first_block;         // the thread with which the first block starts
+  int32_t to_next_block;       // from there to the next block's
+  int32_t ahead;               // how many tokens farther another will run in this one's place
+  int32_t prefetching_blocks;  // the first of this launch
 };
 
 // Only the blocks that start before the kernel before has ended have time to prefetch: about this many threads of a
@@ -60,11 +60,11 @@ constexpr int held_registers() {
   constexpr int kAccumulatorBytes = sizeof(Accumulator<Element<C::kDType>>);
   int const rows = kRows * C::kVectorWidth * int(sizeof(Element<C::kDType>)) / 4;
   int const sums_and_weights = (kRows + C::kVectorWidth) * kAccumulatorBytes / 4;
-  int const indices = kRows * (C::kEpilogue == Epilogue::kRouted || kMayGuess<C> ? 2 : 1);
-  int const loop = C::kTopK == kAny ? 32 : 0;
-  int const conversions_ahead = C::kEpilogue == Epilogue::kRouted ? 3 : 2;
-  int const halves_converted_ahead = C::kDType == DType::kFloat16 ? conversions_ahead * C::kVectorWidth : 0;
-  return rows + sums_and_weights + indices + loop + halves_converted_ahead;
+  int const indices = kRows * (C::kEpilogue == Epilogue::kRouted || kForecasts<C> ? 2 : 1);
+  int const loop = C::kTopK == kAny ? 40 : 0;
+  int const conversions = C::kDType == DType::kFloat16 ? C::kVectorWidth : 0;
+  int const finish = C::kEpilogue == Epilogue::kRouted ? 4 : 0;
+  return rows + sums_and_weights + indices + loop + conversions + finish;
 }
 
 template <class C>
@@ -74,36 +74,31 @@ inline constexpr int kMinBlocks = C::kEpilogue == Epilogue::kPlain              
                                   : held_registers<C>() <= 104                                     ? 2
                                                                                                    : 1;
 
-// The threads of a multiprocessor where the live tokens are counted on the device: enough for the memory's bandwidth
-// when all are live, few enough that those with nothing to do cost little when few are.
-inline constexpr int kLiveThreads = 1024;
+// The threads of a multiprocessor where the live tokens are counted on the device: those that a batch of decoding has
+// vectors for, within bounds. So many that enough loads are on their way when all tokens are live; so few that those
+// with nothing to do cost little, and that two launches fit beside each other, of which one is still waiting.
+inline constexpr int kLiveBatch = 64;  // tokens
+inline constexpr int kFewestLiveThreads = 512;
+inline constexpr int kMostLiveThreads = 768;
 
-// Has an address computed here: the compiler puts off all that is used only after the wait, and nothing but an
-// instruction that takes the address, never carried out, keeps it before.
-template <class T>
-__device__ __forceinline__ void compute_now(T const*& address, bool never) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %1, 0; @p prefetch.global.L2 [%0]; }" : "+l"(address) : "r"(int(never)));
+inline int64_t live_blocks(int64_t vectors_per_row, int threads, int multiprocessors) {
+  int64_t const fewest = int64_t(multiprocessors) * kFewestLiveThreads;
+  int64_t const most = int64_t(multiprocessors) * kMostLiveThreads;
+  return (kLiveBatch * vectors_per_row <= fewest ? fewest : most) / threads;
 }
 
-// Vectors of live tokens: all of them, but where the call has a count on the device.
+// Vectors of live tokens, where the call has a count of them on the device: all others are.
 template <class C>
-__device__ __forceinline__ int32_t live_vectors(Operands<C> const& operands, Grid const& grid) {
+__device__ __forceinline__ int32_t live_vectors(Operands<C> const& operands, Grid const& grid, int32_t count) {
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
     if (operands.live_tokens) {
       int32_t const vectors_per_row = grid.vectors_per_row.divisor;
-      int64_t const live = int64_t(load_now(operands.live_tokens)) - grid.first_token;
+      int64_t const live = int64_t(count) - grid.first_token;
       int64_t const tokens = grid.vectors / vectors_per_row;
       return static_cast<int32_t>(min(max(live, int64_t(0)), tokens)) * vectors_per_row;
     }
   }
   return grid.vectors;
-}
-
-// Likewise before the wait, when the count may be about to change: one answer for a warp, whose lanes go on together.
-template <class C>
-__device__ __forceinline__ int32_t expected_vectors(Operands<C> const& operands, Grid const& grid) {
-  if constexpr (C::kEpilogue != Epilogue::kRouted) return grid.vectors;
-  return __shfl_sync(0xffffffffu, live_vectors(operands, grid), 0);
 }
 
 template <class C>
@@ -119,57 +114,77 @@ __device__ __forceinline__ Place<C> place_of_vector(Operands<C> const& operands,
   return place_of(operands, token, int64_t(vector) * C::kVectorWidth);
 }
 
+// Whether a vector's warp has one before `end`: its lanes go on together.
+__device__ __forceinline__ bool has_warp_before(int32_t vector, int32_t end) { return vector / 32 * 32 < end; }
+
+// Where threads have several vectors each, the second is brought in too. More are not worth a line's second request.
+template <class C>
+__device__ __forceinline__ void prefetch_second(Operands<C> const& operands, Grid const& grid, int32_t index,
+                                                int32_t vectors) {
+  if constexpr (C::kVectorWidth > 1) {
+    if (!has_warp_before(index, vectors)) return;
+    prefetch_token(operands, place_of_vector(operands, grid, min(index, vectors - 1)));
+  }
+}
+
 template <class C>
 __global__ void __launch_bounds__(kMaxThreads<C>, kMinBlocks<C>)
     sum_reduce_kernel(__grid_constant__ Operands<C> const operands, __grid_constant__ Grid const grid) {
   allow_next_kernel();
-  int32_t const thread = blockIdx.x * blockDim.x + threadIdx.x;
+  int32_t const thread = grid.first_block + static_cast<int32_t>(blockIdx.x) * grid.to_next_block + threadIdx.x;
   bool const never = grid.prefetching_blocks < 0;
-  Place<C> place = place_of_vector(operands, grid, min(thread, grid.vectors - 1));
-  compute_now(place.input, never);
-  int32_t const expected = expected_vectors(operands, grid);
-  Guess<C> guess;
+  // How many tokens are live may be about to change: the warp's lanes go on together, by one answer.
+  int32_t count = 0;
+  if constexpr (C::kEpilogue == Epilogue::kRouted) {
+    count = __shfl_sync(0xffffffffu, look_at_count(operands.live_tokens), 0);
+  }
+  int32_t const expected = live_vectors(operands, grid, count);
+  bool const is_expected = C::kEpilogue != Epilogue::kRouted || has_warp_before(thread, expected);
+  Place<C> place = place_of_vector(operands, grid, min(thread, (is_expected ? expected : grid.vectors) - 1));
+  if constexpr (!kForecasts<C>) keep(place.input, never);
+  Forecast<C> forecast;
   if constexpr (C::kVectorWidth > 1) {
     // A condition that all threads of a block share: any other costs a plain launch, which jumps over it, 4 %.
     if (static_cast<int32_t>(blockIdx.x) < grid.prefetching_blocks) {
-      bool const is_live = C::kEpilogue != Epilogue::kRouted || thread / 32 * 32 < expected;
-      if (is_live) guess = prefetch_token(operands, place);
+      if (is_expected) {
+        if constexpr (kGuesses<C>) {
+          forecast = guess_rows(operands, place, count);
+        } else {
+          prefetch_token(operands, place);
+        }
+      }
+      if constexpr (C::kEpilogue == Epilogue::kRouted) prefetch_second(operands, grid, thread + grid.stride, expected);
     }
   }
-  Addresses<C> addresses{};
-  if constexpr (kAddressesEarly<C>) {
-    SlotRows<C, C::kTopK> const slots(operands, place.token, 0, C::kTopK);
-    CUTE_UNROLL
-    for (int k = 0; k < C::kTopK; ++k) {
-      addresses.rows[k] = place.input + slots.offset(operands, k);
-      compute_now(addresses.rows[k], never);
-    }
+  Finish<C> finish = finish_of(operands, place, thread < expected);
+  if constexpr (kForecasts<C>) {
+    if constexpr (!kGuesses<C>) forecast = known_rows(operands, place);
+    forecast.weights = weights_of_token(operands, place.token);
+    keep_forecast(forecast, never);
   }
-  if constexpr (kMayGuess<C>) {
-    CUTE_UNROLL
-    for (int k = 0; k < C::kTopK; ++k) {
-      addresses.rows[k] = place.input + (guess.made ? guess.rows.offset(operands, k) : 0);
-      compute_now(addresses.rows[k], never);
-    }
-  }
+  if constexpr (kForecasts<C> || C::kEpilogue == Epilogue::kPlain) keep_finish(finish, never);
+  // A grid for a count on the device does not grow with the capacity: each thread has several vectors, or none.
+  bool has_more = has_warp_before(thread + grid.stride, expected);
+  if constexpr (C::kEpilogue == Epilogue::kRouted && kForecasts<C>) keep(has_more, never);
   if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
     if (grid.prefetching_blocks == 0) prefetch_slots(operands, place.token);
-    if (place.token < grid.tokens_before_ahead) prefetch_slots(operands, place.token + grid.ahead);
+    if (place.token >= grid.ahead) prefetch_slots(operands, place.token - grid.ahead);
   }
   // Every block waits, also one with nothing to do: else this grid could end before the one it depends on, and a third
   // that waits for this one alone would read too early.
   wait_for_previous_kernel();
+  bool is_done = false;
+  if constexpr (kForecasts<C>) is_done = forecast.made && sum_forecast_vector(forecast, finish);
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
-    // Where a live token is expected, its rows are on their way while the count is looked up again.
-    if (thread >= expected && thread >= live_vectors(operands, grid)) return;
-    int32_t const vectors = live_vectors(operands, grid);
-    sum_reduce_vector(operands, place, thread < vectors);
-    // A grid for a count on the device does not grow with the capacity: each thread has several vectors, or none.
-    for (uint32_t index = uint32_t(thread) + grid.stride; index < uint32_t(vectors); index += grid.stride) {
-      sum_reduce_vector(operands, place_of_vector(operands, grid, index));
+    if (is_done && !has_more) return;
+    int32_t const vectors = is_done ? expected : live_vectors(operands, grid, look_at_count(operands.live_tokens));
+    for (int32_t index = is_done ? thread + grid.stride : thread; has_warp_before(index, vectors);
+         index += grid.stride) {
+      Place<C> const next = place_of_vector(operands, grid, min(index, vectors - 1));
+      sum_reduce_vector(operands, next, finish_of(operands, next, index < vectors));
     }
-  } else {
-    sum_reduce_vector(operands, place, thread < grid.vectors, addresses, guess);
+  } else if (!is_done) {
+    sum_reduce_vector(operands, place, finish);
   }
 }
 
@@ -183,13 +198,15 @@ cudaError_t launch_part(Operands<C> const& operands, int64_t first_token, int64_
   grid.first_token = static_cast<int32_t>(std::min<int64_t>(first_token, INT32_MAX));  // a count is an int32, too
   int const threads = std::min(shape.threads, kMaxThreads<C>);
   int64_t const resident_threads = int64_t(shape.multiprocessors) * kMinBlocks<C> * kMaxThreads<C>;
-  int64_t const ahead = resident_threads / vectors_per_row;
-  grid.ahead = static_cast<int32_t>(ahead);
-  grid.tokens_before_ahead = static_cast<int32_t>(std::max<int64_t>(0, tokens - ahead));
+  grid.ahead = static_cast<int32_t>(resident_threads / vectors_per_row);
   int64_t blocks = (grid.vectors + threads - 1) / threads;
+  bool backwards = true;
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
-    if (operands.live_tokens) blocks = std::min(blocks, int64_t(shape.multiprocessors) * kLiveThreads / threads);
+    backwards = operands.live_tokens == nullptr;  // the live ones come first
+    if (!backwards) blocks = std::min(blocks, live_blocks(vectors_per_row, threads, shape.multiprocessors));
   }
+  grid.first_block = backwards ? static_cast<int32_t>((blocks - 1) * threads) : 0;
+  grid.to_next_block = backwards ? -threads : threads;
   int64_t const prefetching = shape.prefetch ? int64_t(shape.multiprocessors) * kPrefetchingThreads / threads : 0;
   grid.prefetching_blocks = static_cast<int32_t>(std::min(blocks, prefetching));
   grid.stride = static_cast<int32_t>(blocks * threads);
@@ -209,7 +226,7 @@ cudaError_t launch_part(Operands<C> const& operands, int64_t first_token, int64_
 // The index of a vector within one launch is an int32, so a call beyond that is several launches.
 template <class C>
 char const* launch_cuda(SumReduceArguments const& call, LaunchShape const& shape) {
-  constexpr int64_t kMaxVectors = int64_t(1) << 30;
+  constexpr int64_t kMaxVectors = (int64_t(1) << 30) - 1024;  // so that two grids' threads fit as well
   int64_t const hidden_part = std::min(call.hidden, kMaxVectors * C::kVectorWidth);
   int64_t const tokens_part = std::max<int64_t>(1, kMaxVectors / (hidden_part / C::kVectorWidth));
   for (int64_t hidden = 0; hidden < call.hidden; hidden += hidden_part) {

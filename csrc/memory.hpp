@@ -1,10 +1,12 @@
-// How one vector travels between global memory and registers: CuTe copy operations with the cache hints of this kernel.
+// How one vector travels between global memory and registers: copy operations as CuTe's are, with what this kernel asks
+// of caches. CuTe's own come with every architecture's, which doubled the time that a file took to compile.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include <cute/tensor.hpp>
+#include <cute/numeric/int.hpp>
+#include <cute/numeric/integral_constant.hpp>
 #if !defined(__CUDACC__) && defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -25,8 +27,6 @@ template <int kBits_>
 struct LoadVector {
   static constexpr int kBits = kBits_;
   using Vector = cute::uint_bit_t<kBits>;
-  using SRegisters = Vector[1];
-  using DRegisters = Vector[1];
 
   CUTE_HOST_DEVICE static void copy(Vector const& source, Vector& destination) {
 #if defined(__CUDA_ARCH__)
@@ -48,8 +48,10 @@ struct LoadVector {
 
 // Cache hints on the stores moved no measured time, so there are none.
 template <int kBits_>
-struct StoreVector : cute::UniversalCopy<cute::uint_bit_t<kBits_>> {
-  static constexpr int kBits = kBits_;
+struct StoreVector {
+  using Vector = cute::uint_bit_t<kBits_>;
+
+  CUTE_HOST_DEVICE static void copy(Vector const& source, Vector& destination) { destination = source; }
 };
 #else
 inline constexpr bool kStagedStores = false;
@@ -71,8 +73,6 @@ template <int kBits_>
 struct StoreVector {
   static constexpr int kBits = kBits_;
   struct Vector { unsigned char bytes[kBits / 8]; };
-  using SRegisters = Vector[1];
-  using DRegisters = Vector[1];
 
   static void copy(Vector const& source, Vector& destination) {
 #if defined(__SSE2__)
@@ -91,33 +91,32 @@ struct StoreVector {
 #endif
 
 #if defined(__CUDACC__)
-// LoadVector, or zeros where `wanted` is false: a predicate on the load, not a branch around it.
+// LoadVector, or zeros where `wanted` is zero: a predicate on the load, not a branch around it.
 template <int kBits>
-CUTE_HOST_DEVICE void load_if(bool wanted, cute::uint_bit_t<kBits> const* source,
+CUTE_HOST_DEVICE void load_if(uint32_t wanted, cute::uint_bit_t<kBits> const* source,
                               cute::uint_bit_t<kBits>& destination) {
 #if defined(__CUDA_ARCH__)
-  int const predicate = wanted;
   if constexpr (kBits == 128) {
     auto& halves = destination.hilo_;
     halves = {0, 0};
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %3, 0; @p ld.global.v2.b64 {%0, %1}, [%2]; }"
                  : "+l"(halves.lo), "+l"(halves.hi)
-                 : "l"(source), "r"(predicate));
+                 : "l"(source), "r"(wanted));
   } else if constexpr (kBits == 64) {
     destination = 0;
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b64 %0, [%1]; }"
                  : "+l"(destination)
-                 : "l"(source), "r"(predicate));
+                 : "l"(source), "r"(wanted));
   } else if constexpr (kBits == 32) {
     destination = 0;
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b32 %0, [%1]; }"
                  : "+r"(destination)
-                 : "l"(source), "r"(predicate));
+                 : "l"(source), "r"(wanted));
   } else {
     destination = 0;
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b16 %0, [%1]; }"
                  : "+h"(destination)
-                 : "l"(source), "r"(predicate));
+                 : "l"(source), "r"(wanted));
   }
 #else
   if (wanted) destination = *source;
@@ -155,20 +154,3 @@ CUTE_HOST_DEVICE void prefetch_line(void const* address) {
 }
 
 }  // namespace moe_cute
-
-namespace moe_cute {
-template <int kBits>
-struct VectorCopyTraits {
-  using ThrID = cute::Layout<cute::_1>;
-  using SrcLayout = cute::Layout<cute::Shape<cute::_1, cute::Int<kBits>>>;  // (thread, bit)
-  using DstLayout = SrcLayout;
-  using RefLayout = SrcLayout;
-};
-}  // namespace moe_cute
-
-#if defined(__CUDACC__)
-template <int kBits>
-struct cute::Copy_Traits<moe_cute::LoadVector<kBits>> : moe_cute::VectorCopyTraits<kBits> {};
-#endif
-template <int kBits>
-struct cute::Copy_Traits<moe_cute::StoreVector<kBits>> : moe_cute::VectorCopyTraits<kBits> {};

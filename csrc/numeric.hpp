@@ -133,6 +133,23 @@ template <> __device__ inline uint32_t from_accumulators<cutlass::bfloat16_t>(fl
 template <> __device__ inline uint32_t from_accumulators<cutlass::half_t>(float low, float high) {
   return detail::bit_cast<uint32_t>(__floats2half2_rn(low, high));
 }
+
+// One of two neighbours in a word, the other way: a half that is taken out of its word first has a register to itself.
+template <class T> __device__ float one_of_pair(uint32_t pair, int which);
+
+template <> __device__ inline float one_of_pair<cutlass::bfloat16_t>(uint32_t pair, int which) {
+  return __uint_as_float(which ? pair & 0xffff0000u : pair << 16);
+}
+
+template <> __device__ inline float one_of_pair<cutlass::half_t>(uint32_t pair, int which) {
+  float value;
+  if (which) {
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, high; }" : "=f"(value) : "r"(pair));
+  } else {
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }" : "=f"(value) : "r"(pair));
+  }
+  return value;
+}
 #endif
 
 }  // namespace moe_cute

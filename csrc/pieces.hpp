@@ -94,7 +94,7 @@ struct Pieces {
 #endif
   }
 
-  CUTE_HOST_DEVICE auto operator()(int element, int piece) const { return to_accumulator(pieces(element, piece)); }
+  CUTE_HOST_DEVICE auto operator()(int element, int piece) const { return pieces(element, piece); }
 };
 
 // Calls `f(count, first)` for the pieces of this lane, from element `first` on, `count` at a time: several while they

@@ -61,10 +61,10 @@ Preference preference_for(SumReduceArguments const& call, Machine const& machine
   if (machine.backend == Backend::kCpu) return {};
   Preference preference = preferred(call, machine, predecessor);
   if (call.live_tokens) {
-    // The capacity says little about the live tokens, which are the fewer the more it matters: narrow vectors in small
-    // blocks spread few of them over all multiprocessors, and prefetch asks for theirs alone.
+    // The capacity says little about the live tokens, which are the fewer the more it matters: narrow vectors
+    // spread few of them over all multiprocessors, and prefetch asks for theirs alone.
     preference.vector_width = std::max(1, 8 / element_bytes(call.input_dtype));
-    preference.threads = 128;
+    preference.threads = 256;
     preference.prefetch = true;
   }
   if (predecessor == Predecessor::kNone) preference.prefetch = false;

@@ -1,7 +1,7 @@
 // Vectors between global memory and the arithmetic: the one place where the host and the device differ.
 #pragma once
 
-#include <cute/tensor.hpp>
+#include <cute/tensor_impl.hpp>
 
 #include "memory.hpp"
 #include "numeric.hpp"
@@ -24,14 +24,12 @@ CUTE_HOST_DEVICE auto vector_at(T* base) {
 // Copies a vector in accesses of `Operation`: several where the vector is longer than one access.
 template <class Operation, class Source, class Destination>
 CUTE_HOST_DEVICE void copy_vector(Source const& source, Destination&& destination) {
-  using namespace cute;
-  using T = typename Source::value_type;
-  using Width = Int<Operation::kBits / int(8 * sizeof(T))>;
-  Tensor sources = logical_divide(source, Layout<Width>{});            // (width, accesses)
-  Tensor destinations = logical_divide(destination, Layout<Width>{});  // (width, accesses)
+  using Vector = typename Operation::Vector;
+  cute::Tensor sources = cute::recast<Vector const>(source);      // (accesses)
+  cute::Tensor destinations = cute::recast<Vector>(destination);  // (accesses)
   CUTE_UNROLL
-  for (int access = 0; access < size<1>(sources); ++access) {
-    copy(Copy_Atom<Operation, T>{}, sources(_, access), destinations(_, access));
+  for (int access = 0; access < cute::size(sources); ++access) {
+    Operation::copy(sources(access), destinations(access));
   }
 }
 
@@ -44,8 +42,8 @@ struct Rows {
   CUTE_HOST_DEVICE void load(int row, T const* address) {
     copy_vector<LoadVector<kAccessBits<T, kVectorWidth>>>(vector_at<kVectorWidth>(address), staged(cute::_, row));
   }
-  // Zeros where the row is not to be read.
-  CUTE_HOST_DEVICE void load_if(bool wanted, int row, T const* address) {
+  // Zeros where `wanted` is zero.
+  CUTE_HOST_DEVICE void load_if(uint32_t wanted, int row, T const* address) {
     constexpr int kBits = kAccessBits<T, kVectorWidth>;
     using Bits = cute::uint_bit_t<kBits>;
     auto accesses = cute::recast<Bits>(staged(cute::_, row));
@@ -54,7 +52,15 @@ struct Rows {
       moe_cute::load_if<kBits>(wanted, reinterpret_cast<Bits const*>(address) + access, accesses(access));
     }
   }
-  CUTE_HOST_DEVICE T operator()(int element, int row) const { return staged(element, row); }
+  CUTE_HOST_DEVICE Accumulator<T> operator()(int element, int row) const {
+#if defined(__CUDA_ARCH__)
+    if constexpr (sizeof(T) == 2 && kVectorWidth % 2 == 0) {
+      auto pairs = cute::recast<uint32_t const>(staged(cute::_, row));  // (V / 2)
+      return one_of_pair<T>(pairs(element / 2), element % 2);
+    }
+#endif
+    return to_accumulator(staged(element, row));
+  }
 };
 
 // How many rows are on their way before the first add: all of them, or eight where topk is known only at run time: most
@@ -73,7 +79,7 @@ struct Rows {
   void load_if(bool wanted, int row, T const* address) { addresses[row] = wanted ? address : kZeros; }
 
   static constexpr T kZeros[kVectorWidth] = {};
-  T operator()(int element, int row) const { return addresses[row][element]; }
+  Accumulator<T> operator()(int element, int row) const { return to_accumulator(addresses[row][element]); }
 };
 
 template <class C>

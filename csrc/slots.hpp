@@ -141,6 +141,18 @@ struct SlotRows {
   }
 };
 
+// A token's own weights.
+template <class C>
+CUTE_HOST_DEVICE WeightMatrix weights_of_token(Operands<C> const& operands, int64_t token) {
+  WeightMatrix weights;
+  if constexpr (C::kEpilogue != Epilogue::kPlain) {
+    weights = operands.weights;
+    int const bytes = slot_bytes(weights, sizeof(Element<C::kDType>));
+    if (weights.data) weights.data = static_cast<char const*>(weights.data) + token * weights.token_stride * bytes;
+  }
+  return weights;
+}
+
 // The weights of K slots of a token, from slot `first` on; ones where the call has none.
 template <class C, int K>
 struct SlotWeights {
@@ -148,27 +160,33 @@ struct SlotWeights {
 
   Accumulator<T> values[K];  // unset in a plain kernel
 
-  CUTE_HOST_DEVICE SlotWeights(Operands<C> const& operands, int64_t token, int first, int topk) {
-    if constexpr (C::kEpilogue != Epilogue::kPlain) look_up(operands.weights, token, first, topk);
+  CUTE_HOST_DEVICE SlotWeights(WeightMatrix const& of_token, int first, int topk) {
+    if constexpr (C::kEpilogue != Epilogue::kPlain) look_up(of_token, first, topk);
+  }
+
+  // A skipped slot's row is zeros, and -0 x 0 leaves any sum as it is: +0 x 0 would make +0 of -0.
+  template <class IsLive>
+  CUTE_HOST_DEVICE void drop_skipped(IsLive const& is_live) {
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) values[k] = is_live(k) ? values[k] : Accumulator<T>(-0.0);
   }
 
  private:
-  CUTE_HOST_DEVICE void look_up(WeightMatrix const& matrix, int64_t token, int first, int topk) {
-    int64_t const row = token * matrix.token_stride;
-    if (matrix.data == nullptr) {
+  CUTE_HOST_DEVICE void look_up(WeightMatrix const& of_token, int first, int topk) {
+    if (of_token.data == nullptr) {
       CUTE_UNROLL
       for (int k = 0; k < K; ++k) values[k] = 1;
-    } else if (matrix.is_float32) {
-      convert(static_cast<float const*>(matrix.data) + row, matrix, first, topk);
+    } else if (of_token.is_float32) {
+      convert(static_cast<float const*>(of_token.data), of_token, first, topk);
     } else {
-      convert(static_cast<T const*>(matrix.data) + row, matrix, first, topk);
+      convert(static_cast<T const*>(of_token.data), of_token, first, topk);
     }
   }
 
   template <class Stored>
-  CUTE_HOST_DEVICE void convert(Stored const* row, WeightMatrix const& matrix, int first, int topk) {
+  CUTE_HOST_DEVICE void convert(Stored const* row, WeightMatrix const& of_token, int first, int topk) {
     Stored stored[K];
-    load_slots(row, matrix.topk_stride, matrix.wide, first, topk, stored);
+    load_slots(row, of_token.topk_stride, of_token.wide, first, topk, stored);
     CUTE_UNROLL
     for (int k = 0; k < K; ++k) values[k] = to_accumulator(stored[k]);
   }

@@ -1,0 +1,147 @@
+// What a thread has at hand when the kernel before ends, so that little but the rows' loads is left to do.
+//
+// In a chain of launches all that comes before `griddepcontrol.wait` is free, since that kernel still runs (a spin of 2
+// us there took no time), and what comes after is not. So slots are looked up before the wait, when they may be about
+// to change, and again while the rows are on their way: a warp that finds another value starts anew. And what a thread
+// needs after the wait it keeps in registers: a parameter that was read long before is no longer in the constant cache.
+// On an H100 bfloat16 [1, 8, 2048], unpermuted and weighted, took 1.34 us where all of that came after the wait, and
+// takes 0.84.
+#pragma once
+
+#include "lane_slot.cuh"
+#include "prefetch.cuh"
+#include "sum_reduce.hpp"
+#include "warp_lines.cuh"
+
+namespace moe_cute {
+
+// Kernels of narrow vectors do this, which are those of few tokens: many hide such latencies by themselves. Packed rows
+// are at constant distances.
+template <class C>
+inline constexpr bool kForecasts =
+    C::kTopK != kAny && C::kVectorWidth * sizeof(Element<C::kDType>) <= 8 && !kIsPacked<C> &&
+    (C::kEpilogue < Epilogue::kPermuted || (C::kVectorWidth > 1 && C::kTopK <= WarpLines<C>::kSlots));
+
+// Whether rows are looked up, and so only expected; else they are known.
+template <class C>
+inline constexpr bool kGuesses = kForecasts<C> && C::kEpilogue >= Epilogue::kPermuted;
+
+// Has a value at hand now: the compiler puts off all that is used only after the wait, and nothing but an instruction
+// that takes an address, never carried out, keeps it before.
+template <class T>
+__device__ __forceinline__ void keep(T& value, bool never) {
+  static_assert(sizeof(T) <= 8);
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof(T));
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %1, 0; @p prefetch.global.L2 [%0]; }" : "+l"(bits) : "r"(int(never)));
+  memcpy(&value, &bits, sizeof(T));
+}
+
+template <class C>
+__device__ __forceinline__ void keep_finish(Finish<C>& finish, bool never) {
+  keep(finish.scale, never);
+  keep(finish.output, never);
+  if constexpr (C::kEpilogue != Epilogue::kPlain) keep(finish.shared, never);
+  if constexpr (C::kEpilogue == Epilogue::kRouted) keep(finish.dtype, never);
+}
+
+__device__ __forceinline__ void keep_weights(WeightMatrix& weights, bool never) {
+  keep(weights.data, never);
+  uint32_t kind = weights.is_float32 | weights.wide << 1;
+  keep(kind, never);
+  weights.is_float32 = kind & 1;
+  weights.wide = kind & 2;
+}
+
+template <class C>
+struct Forecast {
+  using T = Element<C::kDType>;
+
+  bool made = false;  // by the whole warp
+  T const* rows[kForecasts<C> ? C::kTopK : 1];
+  WeightMatrix weights;  // of this thread's token
+  // Where rows are guessed:
+  LaneSlot<C> slot;                   // of this lane
+  typename LaneSlot<C>::Found found;  // there
+  uint32_t taking_part;               // slots of this lane's token, as votes_of_line
+  int32_t const* live_tokens = nullptr;
+  int32_t live = 0;
+};
+
+// To be made by the whole warp.
+template <class C>
+__device__ __forceinline__ Forecast<C> guess_rows(Operands<C> const& operands, Place<C> const& place, int32_t live) {
+  using Lines = WarpLines<C>;
+  Forecast<C> forecast;
+  if constexpr (C::kEpilogue == Epilogue::kRouted) forecast.live_tokens = operands.live_tokens;
+  forecast.live = live;
+  int64_t const token = Lines::of_line(static_cast<long long>(place.token));
+  forecast.slot = LaneSlot<C>(operands, token, Lines::slot());
+  forecast.found = forecast.slot.look();
+  int64_t const row = forecast.slot.row(operands, forecast.found);
+  forecast.taking_part = Lines::votes_of_line(__ballot_sync(0xffffffffu, row >= 0));
+  // In a warp of two tokens, a line may hold the end of one and the start of the next.
+  forecast.made = __all_sync(0xffffffffu, place.token == Lines::of_slot(static_cast<long long>(token), 0));
+  prefetch_rows(operands, place, [row](int) { return row; });
+  prefetch_weights(operands, place);
+  CUTE_UNROLL
+  for (int k = 0; k < C::kTopK; ++k) {
+    forecast.rows[k] = place.input + Lines::of_slot(static_cast<long long>(row), k) * row_stride(operands);
+  }
+  return forecast;
+}
+
+template <class C>
+__device__ __forceinline__ Forecast<C> known_rows(Operands<C> const& operands, Place<C> const& place) {
+  Forecast<C> forecast;
+  forecast.made = true;
+  CUTE_UNROLL
+  for (int k = 0; k < C::kTopK; ++k) forecast.rows[k] = place.input + k * row_stride(operands);
+  return forecast;
+}
+
+template <class C>
+__device__ __forceinline__ void keep_forecast(Forecast<C>& forecast, bool never) {
+  CUTE_UNROLL
+  for (int k = 0; k < C::kTopK; ++k) keep(forecast.rows[k], never);
+  if constexpr (C::kEpilogue != Epilogue::kPlain) keep_weights(forecast.weights, never);
+}
+
+// A count of live tokens, or zero where the call has none.
+__device__ __forceinline__ int32_t look_at_count(int32_t const* live_tokens) {
+  uint32_t count = 0;
+  load_if<32>(live_tokens != nullptr, reinterpret_cast<uint32_t const*>(live_tokens), count);
+  return static_cast<int32_t>(count);
+}
+
+// Sums and finishes a vector; false, with nothing written, where the guess was wrong. To be called by the whole warp.
+template <class C>
+__device__ __forceinline__ bool sum_forecast_vector(Forecast<C> const& forecast, Finish<C> const& finish) {
+  constexpr int K = C::kTopK;
+  Rows<Element<C::kDType>, C::kVectorWidth, K> rows;
+  Sum<C> sum;
+  auto const is_live = [&](int k) { return WarpLines<C>::vote_of_slot(forecast.taking_part, k); };
+  typename LaneSlot<C>::Found truth;
+  int32_t live = 0;
+  if constexpr (kGuesses<C>) truth = forecast.slot.look();
+  if constexpr (C::kEpilogue == Epilogue::kRouted) live = look_at_count(forecast.live_tokens);
+  CUTE_UNROLL
+  for (int k = 0; k < K; ++k) {
+    if constexpr (kGuesses<C>) {
+      rows.load_if(is_live(k), k, forecast.rows[k]);
+    } else {
+      rows.load(k, forecast.rows[k]);
+    }
+  }
+  load_shared(finish, sum);
+  SlotWeights<C, K> weights(forecast.weights, 0, K);
+  if constexpr (kGuesses<C>) {
+    if (!__all_sync(0xffffffffu, truth == forecast.found && live == forecast.live)) return false;
+    weights.drop_skipped(is_live);
+  }
+  add_rows<K>(rows, weights, sum);
+  store_sum(finish, sum);
+  return true;
+}
+
+}  // namespace moe_cute
