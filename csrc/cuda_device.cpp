@@ -51,6 +51,7 @@ Machine const& cuda_machine(int32_t device) {
     machine.instruction_set = InstructionSet::kNone;
     machine.architecture = attribute(cudaDevAttrComputeCapabilityMajor, device) * 10 +
                            attribute(cudaDevAttrComputeCapabilityMinor, device);
+    machine.l2_bytes = attribute(cudaDevAttrL2CacheSize, device);
     machine.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   }
   last = &machine;

@@ -17,6 +17,7 @@ struct LaunchShape {
   bool prefetch = false;
   bool programmatic_dependent_launch = true;
   int multiprocessors = 0;
+  int64_t l2_bytes = 0;
   void* stream = nullptr;
   // CPU
   ParallelFor parallel_for = nullptr;

@@ -1,6 +1,8 @@
 // The machine a call runs on: a CUDA device, or this host.
 #pragma once
 
+#include <cstdint>
+
 #include "configuration.hpp"
 
 namespace moe_cute {
@@ -10,6 +12,7 @@ struct Machine {
   int architecture = 0;                                        // CUDA: 90 for sm_90
   int multiprocessors = 0;                                     // CUDA
   InstructionSet instruction_set = InstructionSet::kBaseline;  // CPU: the best it has
+  int64_t l2_bytes = 0;                                        // CUDA
 };
 
 // Whether a kernel can be launched before the one before it has ended.

@@ -79,6 +79,7 @@ char const* run_on_cuda(SumReduceArguments const& arguments, Choice const& choic
   bool const overlaps = site.predecessor() != Predecessor::kNone;
   shape.prefetch = overlaps && (options.threads > 0 ? options.prefetch : choice.prefetch);
   shape.multiprocessors = machine.multiprocessors;
+  shape.l2_bytes = machine.l2_bytes;
   shape.stream = options.stream;
   site.connect();
   return choice.variant->launch(arguments, shape);
