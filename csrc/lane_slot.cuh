@@ -1,4 +1,4 @@
-// Where the row of one slot is, which one lane looks up: before the kernel before has ended, and again after.
+// One slot of a token, which one lane looks up: before the kernel before has ended, and again after.
 #pragma once
 
 #include "slots.hpp"
@@ -36,6 +36,20 @@ class Index {
   uint64_t tagged_ = 0;
 };
 
+// Likewise of a weight: a float32 or 16 bits.
+struct WeightBits {
+  void const* address = nullptr;
+  int bytes = 0;  // of none: reads as zero
+
+  __device__ uint32_t look() const {
+    uint32_t wide = 0;
+    uint16_t narrow = 0;
+    load_if<32>(bytes == 4, static_cast<uint32_t const*>(address), wide);
+    load_if<16>(bytes == 2, static_cast<uint16_t const*>(address), narrow);
+    return wide | narrow;
+  }
+};
+
 template <class C>
 class LaneSlot {
  public:
@@ -56,6 +70,11 @@ class LaneSlot {
   // Of no slot, where `slot` is past the last.
   __device__ LaneSlot(Operands<C> const& operands, int64_t token, int slot) : slot_(slot < C::kTopK ? slot : -1) {
     if (slot_ < 0) return;
+    if (operands.weights.data) {
+      int const bytes = slot_bytes(operands.weights, sizeof(Element<C::kDType>));
+      int64_t const element = token * operands.weights.token_stride + slot_ * operands.weights.topk_stride;
+      weight_ = {static_cast<char const*>(operands.weights.data) + element * bytes, bytes};
+    }
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
       if (operands.is_permuted) row_ = at(operands.rows_of_slots, token);
     }
@@ -98,6 +117,17 @@ class LaneSlot {
     return slot_;
   }
 
+  // To be asked for after the wait alone.
+  __device__ float weight() const {
+    uint32_t const bits = weight_.look();
+    float weight = __uint_as_float(bits);
+    if constexpr (sizeof(Element<C::kDType>) == 2) {
+      float const narrow = to_accumulator(Element<C::kDType>::bitcast(static_cast<uint16_t>(bits)));
+      weight = weight_.bytes == 2 ? narrow : weight;
+    }
+    return weight_.bytes ? weight : 1.0f;
+  }
+
  private:
   __device__ Index at(IndexMatrix const& matrix, int64_t token) const {
     if (matrix.data == nullptr) return {};
@@ -106,6 +136,7 @@ class LaneSlot {
   }
 
   int slot_ = -1;
+  WeightBits weight_;
   Index row_;
   Index expert_;
   uint32_t const* home_ = nullptr;  // the expert's entry in the map

@@ -173,7 +173,6 @@ __global__ void __launch_bounds__(kMaxThreads<C>, kMinBlocks<C>)
   Finish<C> finish = finish_of(operands, place, thread < expected);
   if constexpr (kForecasts<C>) {
     if constexpr (!kGuesses<C>) forecast = known_rows(operands, place);
-    forecast.weights = weights_of_token(operands, place.token);
     keep_forecast(forecast, never);
   }
   if constexpr (kForecasts<C> || C::kEpilogue == Epilogue::kPlain) keep_finish(finish, never);
@@ -189,7 +188,7 @@ __global__ void __launch_bounds__(kMaxThreads<C>, kMinBlocks<C>)
   // that waits for this one alone would read too early.
   wait_for_previous_kernel();
   bool is_done = false;
-  if constexpr (kForecasts<C>) is_done = forecast.made && sum_forecast_vector(forecast, finish);
+  if constexpr (kForecasts<C>) is_done = sum_forecast_vector(forecast, finish);
   if constexpr (C::kEpilogue == Epilogue::kRouted) {
     if (is_done && !has_more) return;
     int32_t const vectors = is_done ? expected : live_vectors(operands, grid, look_at_count(operands.live_tokens));

@@ -160,15 +160,16 @@ struct SlotWeights {
 
   Accumulator<T> values[K];  // unset in a plain kernel
 
+  SlotWeights() = default;
+
   CUTE_HOST_DEVICE SlotWeights(WeightMatrix const& of_token, int first, int topk) {
     if constexpr (C::kEpilogue != Epilogue::kPlain) look_up(of_token, first, topk);
   }
 
   // A skipped slot's row is zeros, and -0 x 0 leaves any sum as it is: +0 x 0 would make +0 of -0.
-  template <class IsLive>
-  CUTE_HOST_DEVICE void drop_skipped(IsLive const& is_live) {
+  CUTE_HOST_DEVICE void drop_skipped(SlotRows<C, K> const& slots) {
     CUTE_UNROLL
-    for (int k = 0; k < K; ++k) values[k] = is_live(k) ? values[k] : Accumulator<T>(-0.0);
+    for (int k = 0; k < K; ++k) values[k] = slots.live(k) ? values[k] : Accumulator<T>(-0.0);
   }
 
  private:

@@ -118,9 +118,7 @@ CUTE_HOST_DEVICE void add_slots(Operands<C> const& operands, Place<C> const& pla
   if (kPredicatesLoads && first == 0) load_shared(finish, sum);
   // Last, since their dtype is a branch, at whose end they are waited for.
   SlotWeights<C, K> weights(weights_of_token(operands, place.token), first, topk);
-  if constexpr (kMaySkip && C::kEpilogue != Epilogue::kPlain) {
-    weights.drop_skipped([&](int k) { return slots.live(k); });
-  }
+  if constexpr (kMaySkip && C::kEpilogue != Epilogue::kPlain) weights.drop_skipped(slots);
   add_rows<K>(rows, weights, sum);
 }
 
