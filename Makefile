@@ -48,7 +48,7 @@ build: generate  ## generate, and compile what changed into moe_cute/_C.abi3.so
 check: $(VENV)/ready  ## ruff, clang-format, mypy, and whether generated/ is what specs/ say
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(VENV)/bin/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.cuh tests/build/*.cpp)
+	$(VENV)/bin/clang-format --dry-run -Werror $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.cuh tests/build/*.cpp tests/build/*.hpp)
 	$(RUN) -m mypy
 	$(RUN) -m generator --check
 

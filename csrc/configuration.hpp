@@ -3,6 +3,12 @@
 
 #include <cstdint>
 
+// The body as a GPU runs it: compiled by nvcc, or on the host, where tests/build/emulated_warp.cpp makes a warp of
+// threads.
+#if defined(__CUDACC__) || defined(MOE_CUTE_EMULATED_WARP)
+#define MOE_CUTE_GPU_BODY
+#endif
+
 namespace moe_cute {
 
 enum class DType : int8_t { kFloat16, kBFloat16, kFloat32, kFloat64 };

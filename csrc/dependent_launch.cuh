@@ -12,6 +12,8 @@ __device__ __forceinline__ void allow_next_kernel() {
 __device__ __forceinline__ void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#elif defined(MOE_CUTE_EMULATED_WARP)
+  emulated_wait();
 #endif
 }
 

@@ -31,10 +31,14 @@ inline constexpr bool kGuesses = kForecasts<C> && C::kEpilogue >= Epilogue::kPer
 template <class T>
 __device__ __forceinline__ void keep(T& value, bool never) {
   static_assert(sizeof(T) <= 8);
+#if defined(__CUDA_ARCH__)
   uint64_t bits = 0;
   memcpy(&bits, &value, sizeof(T));
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %1, 0; @p prefetch.global.L2 [%0]; }" : "+l"(bits) : "r"(int(never)));
   memcpy(&value, &bits, sizeof(T));
+#else
+  (void)value, (void)never;
+#endif
 }
 
 template <class C>

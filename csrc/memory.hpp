@@ -5,15 +5,17 @@
 #include <cstdint>
 #include <cstring>
 
+#include "configuration.hpp"
+
 #include <cute/numeric/int.hpp>
 #include <cute/numeric/integral_constant.hpp>
-#if !defined(__CUDACC__) && defined(__SSE2__)
+#if !defined(MOE_CUTE_GPU_BODY) && defined(__SSE2__)
 #include <emmintrin.h>
 #endif
 
 namespace moe_cute {
 
-#if defined(__CUDACC__)
+#if defined(MOE_CUTE_GPU_BODY)
 inline constexpr bool kStagedStores = true;
 
 template <class T, int kVectorWidth>
@@ -90,7 +92,7 @@ struct StoreVector {
 };
 #endif
 
-#if defined(__CUDACC__)
+#if defined(MOE_CUTE_GPU_BODY)
 // LoadVector, or zeros where `wanted` is zero: a predicate on the load, not a branch around it.
 template <int kBits>
 CUTE_HOST_DEVICE void load_if(uint32_t wanted, cute::uint_bit_t<kBits> const* source,

@@ -13,7 +13,7 @@ inline constexpr int kLanes = 32;
 template <class T>
 inline constexpr int kPieceOfLane = 16 / int(sizeof(T));  // elements
 
-#if defined(__CUDACC__)
+#if defined(MOE_CUTE_GPU_BODY)
 inline constexpr int kLanesTogether = 1;
 inline constexpr int kPiecesInFlight = 4;
 inline constexpr int kVectorAlignment = 16;
@@ -64,7 +64,7 @@ CUTE_HOST_DEVICE bool is_aligned(T const* data) {
 template <class T, int kElements, int kCount>
 struct Pieces {
   Rows<T, kElements, kCount> pieces;
-#if !defined(__CUDACC__)
+#if !defined(MOE_CUTE_GPU_BODY)
   T padded[kElements];
 #endif
 
@@ -83,13 +83,13 @@ struct Pieces {
     MOE_CUTE_UNROLL
     for (int element = 0; element < kElements; ++element) {
       T const value = first + element < hidden ? row.data[(first + element) * row.stride] : past_end;
-#if defined(__CUDACC__)
+#if defined(MOE_CUTE_GPU_BODY)
       pieces.staged(element, 0) = value;
 #else
       padded[element] = value;
 #endif
     }
-#if !defined(__CUDACC__)
+#if !defined(MOE_CUTE_GPU_BODY)
     pieces.load(0, padded);
 #endif
   }

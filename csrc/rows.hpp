@@ -8,7 +8,7 @@
 
 namespace moe_cute {
 
-#if defined(__CUDACC__)
+#if defined(MOE_CUTE_GPU_BODY)
 #define MOE_CUTE_UNROLL CUTE_UNROLL
 #else
 // A loop over a vector's elements must still be one where the compiler looks for loops to vectorise.
@@ -33,7 +33,7 @@ CUTE_HOST_DEVICE void copy_vector(Source const& source, Destination&& destinatio
   }
 }
 
-#if defined(__CUDACC__)
+#if defined(MOE_CUTE_GPU_BODY)
 // In registers: a load is on its way as soon as it is issued.
 template <class T, int kVectorWidth, int kRows>
 struct Rows {

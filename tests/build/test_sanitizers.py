@@ -1,20 +1,16 @@
 """The CPU backend's bodies, which are the CUDA kernels' too, under AddressSanitizer and UndefinedBehaviorSanitizer."""
 
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from build_support import toolchain
 from build_support.manifest import read_manifest
-from build_support.plan import CXX_FLAGS
+from tests.build.host_program import ROOT, build, checked
 
 pytestmark = pytest.mark.xdist_group("sanitizers")  # one worker compiles, for all tests here
 
-ROOT = Path(__file__).parents[2]
 SANITIZED = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 # Each loop of the body once, with topk constant and not: all of the spec's would compile for minutes under sanitizers.
@@ -30,31 +26,14 @@ def sum_reduce(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "spec.yaml").write_text(yaml.safe_dump({**spec, "topk": TOPK, "hidden_sizes": ["any"]}))
     checked([sys.executable, "-m", "generator", "--spec", f"{folder}/spec.yaml", "--out", f"{folder}/generated"])
     manifest = read_manifest(folder / "generated")
-    return built(folder, [*manifest.cpu_sources, manifest.table, Path(__file__).with_name("sanitized_cpu.cpp")])
+    sources = [*manifest.cpu_sources, manifest.table, Path(__file__).with_name("sanitized_cpu.cpp")]
+    return build(folder, sources, SANITIZED)
 
 
 @pytest.fixture(scope="module")
 def gradients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compares the instruction sets as well."""
-    return built(tmp_path_factory.mktemp("sanitized"), [Path(__file__).with_name("sanitized_gradients.cpp")])
-
-
-def built(folder: Path, sources: list[Path]) -> Path:
-    headers = [toolchain.cutlass_include_folder(), *toolchain.cuda_include_folders(toolchain.find_cuda_compiler())]
-    compiler = [*toolchain.cxx_compiler(), *CXX_FLAGS, *SANITIZED, *(f"-isystem{header}" for header in headers)]
-    objects = [str(folder / f"{source.name}.o") for source in sources]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        commands = [
-            [*compiler, "-c", str(source), "-o", target] for source, target in zip(sources, objects, strict=True)
-        ]
-        list(pool.map(checked, commands))
-    checked([*compiler, *objects, "-o", f"{folder}/sanitized"])
-    return folder / "sanitized"
-
-
-def checked(command: list[str]) -> None:
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    return build(tmp_path_factory.mktemp("sanitized"), [Path(__file__).with_name("sanitized_gradients.cpp")], SANITIZED)
 
 
 both_programs = pytest.mark.parametrize("program", ["sum_reduce", "gradients"])
