@@ -25,7 +25,8 @@ using namespace moe_cute;
 
 namespace {
 
-std::mt19937 g_random(std::random_device{}());
+unsigned const g_seed = std::random_device{}();
+std::mt19937 g_random(g_seed);
 bool g_late = false;
 long g_checked = 0;
 long g_wrong = 0;
@@ -211,6 +212,6 @@ int main(int count, char**) {
   run<DType::kFloat32, 8, 2, Epilogue::kRouted>();
   run<DType::kBFloat16, 8, 4, Epilogue::kWeighted>();
   run<DType::kBFloat16, 8, 8, Epilogue::kRouted>();
-  std::printf("%ld elements, %ld of them wrong\n", g_checked, g_wrong);
+  std::printf("seed %u: %ld elements, %ld of them wrong\n", g_seed, g_checked, g_wrong);
   return g_wrong ? 1 : 0;
 }
