@@ -123,7 +123,7 @@ __device__ __forceinline__ int32_t look_at_count(int32_t const* live_tokens) {
 }
 
 template <class C>
-__device__ __forceinline__ bool sum_known_rows(Forecast<C> const& forecast, Finish<C> const& finish) {
+__device__ __forceinline__ void sum_known_rows(Forecast<C> const& forecast, Finish<C> const& finish) {
   constexpr int K = C::kTopK;
   Rows<Element<C::kDType>, C::kVectorWidth, K> rows;
   CUTE_UNROLL
@@ -133,7 +133,6 @@ __device__ __forceinline__ bool sum_known_rows(Forecast<C> const& forecast, Fini
   SlotWeights<C, K> const weights(forecast.weights, 0, K);
   add_rows<K>(rows, weights, sum);
   store_sum(finish, sum);
-  return true;
 }
 
 // False, with nothing written, where the guess was wrong. To be called by the whole warp. A lane has one slot's weight
@@ -168,7 +167,8 @@ __device__ __forceinline__ bool sum_forecast_vector(Forecast<C> const& forecast,
   if constexpr (kGuesses<C>) {
     return sum_guessed_rows(forecast, finish);
   } else {
-    return sum_known_rows(forecast, finish);
+    sum_known_rows(forecast, finish);
+    return true;
   }
 }
 
