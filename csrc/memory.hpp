@@ -126,25 +126,6 @@ CUTE_HOST_DEVICE void load_if(uint32_t wanted, cute::uint_bit_t<kBits> const* so
 }
 #endif
 
-// A load that is neither moved nor merged with another of the same address. Before `griddepcontrol.wait`, what it finds
-// is a guess, which the kernel before may be overwriting; after, it is true, since the wait acquires what that kernel
-// wrote: nothing that the guess left in the L1 cache is found there (6.7 million loads of lines so left, none of them
-// stale).
-template <class T>
-CUTE_HOST_DEVICE T load_now(T const* address) {
-#if defined(__CUDA_ARCH__)
-  T value;
-  if constexpr (sizeof(T) == 8) {
-    asm volatile("ld.global.b64 %0, [%1];" : "=l"(value) : "l"(address));
-  } else {
-    asm volatile("ld.global.b32 %0, [%1];" : "=r"(value) : "l"(address));
-  }
-  return value;
-#else
-  return *address;
-#endif
-}
-
 // Asks the L2 cache for the line at `address`, without reading it: no value is used, so it is safe before
 // `griddepcontrol.wait`. What the kernel before still writes reaches the same L2.
 CUTE_HOST_DEVICE void prefetch_line(void const* address) {

@@ -2,6 +2,7 @@
 // read. No value of them is used, so it is safe even where they are still being written.
 #pragma once
 
+#include "number.cuh"
 #include "slots.hpp"
 #include "warp_lines.cuh"
 
@@ -14,15 +15,6 @@ __device__ __forceinline__ void prefetch_element(void const* data, int64_t eleme
 template <class C, class Matrix>
 __device__ __forceinline__ void prefetch_slots_of(Matrix const& matrix, int64_t token) {
   prefetch_element(matrix.data, token * matrix.token_stride, slot_bytes(matrix, sizeof(Element<C::kDType>)));
-}
-
-// Elements from a row to the next.
-template <class C>
-__device__ __forceinline__ int64_t row_stride(Operands<C> const& operands) {
-  if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-    if (operands.is_permuted) return operands.input_token_stride;
-  }
-  return kIsPacked<C> ? int64_t(C::kHidden) : operands.input_topk_stride;
 }
 
 // The lines of the warp's rows and of shared_output. Each lane asks for another: one instruction, where a lane for each
@@ -52,15 +44,6 @@ __device__ __forceinline__ void prefetch_weights(Operands<C> const& operands, Pl
   }
 }
 
-// One slot's index.
-template <class C>
-__device__ __forceinline__ int64_t look_up_row(Operands<C> const& operands, int64_t token, int slot) {
-  IndexMatrix const& matrix = operands.rows_of_slots;
-  int64_t const at = token * matrix.token_stride + slot * matrix.topk_stride;
-  return matrix.is_int64 ? load_now(static_cast<int64_t const*>(matrix.data) + at)
-                         : load_now(static_cast<int32_t const*>(matrix.data) + at);
-}
-
 // Where rows are looked up, the indices are guesses, which the kernel before may be overwriting.
 template <class C>
 __device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Place<C> const& place) {
@@ -69,7 +52,8 @@ __device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Plac
   prefetch_rows(operands, place, [&](int slot) -> int64_t {
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
       if (operands.is_permuted) {
-        int64_t const row = look_up_row(operands, token, slot);
+        auto const index = Index::of_slot(operands.rows_of_slots, token, slot);
+        int64_t const row = index.value(index.look());
         return row < operands.rows ? row : -1;
       }
     }

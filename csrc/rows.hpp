@@ -63,10 +63,16 @@ struct Rows {
   }
 };
 
-// How many rows are on their way before the first add: all of them, or eight where topk is known only at run time: most
-// models route to no more.
+// How many rows are on their way before the first add: all of them. Where topk is known only at run time, eight, since
+// most models route to no more, and sixteen where they take few registers.
 template <class C>
-inline constexpr int kRowsInFlight = C::kTopK == kAny ? 8 : C::kTopK;
+constexpr int rows_in_flight() {
+  if (C::kTopK != kAny) return C::kTopK;
+  bool const are_small = C::kVectorWidth * sizeof(Element<C::kDType>) <= 8 && C::kEpilogue < Epilogue::kPermuted;
+  return are_small ? 16 : 8;
+}
+template <class C>
+inline constexpr int kRowsInFlight = rows_in_flight<C>();
 
 inline constexpr bool kPredicatesLoads = true;
 #else

@@ -90,6 +90,15 @@ CUTE_HOST_DEVICE int64_t offset_in_shared(Operands<C> const& operands, Place<C> 
          place.hidden * (C::kVectorWidth == 1 ? operands.shared_hidden_stride : 1);
 }
 
+// Elements from a row of the input to the next.
+template <class C>
+CUTE_HOST_DEVICE int64_t row_stride(Operands<C> const& operands) {
+  if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
+    if (operands.is_permuted) return operands.input_token_stride;
+  }
+  return kIsPacked<C> ? int64_t(C::kHidden) : operands.input_topk_stride;
+}
+
 // The rows that K slots of a token read, from slot `first` on: counted from the token's first row, or from the input's
 // where it is permuted. Negative: the slot takes no part, and nothing is read.
 template <class C, int K>
@@ -127,13 +136,7 @@ struct SlotRows {
   CUTE_HOST_DEVICE bool live(int k) const { return rows[k] >= 0; }
 
   // Elements from the place in the input to the row that slot k reads.
-  CUTE_HOST_DEVICE int64_t offset(Operands<C> const& operands, int k) const {
-    int64_t stride = kIsPacked<C> ? int64_t(C::kHidden) : operands.input_topk_stride;
-    if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-      if (operands.is_permuted) stride = operands.input_token_stride;
-    }
-    return rows[k] * stride;
-  }
+  CUTE_HOST_DEVICE int64_t offset(Operands<C> const& operands, int k) const { return rows[k] * row_stride(operands); }
 
  private:
   CUTE_HOST_DEVICE static bool exists(int k, int first, int topk) {

@@ -122,6 +122,16 @@ CUTE_HOST_DEVICE void add_slots(Operands<C> const& operands, Place<C> const& pla
   add_rows<K>(rows, weights, sum);
 }
 
+// Adds the slots from `first` on, K of them at a time, and what remains in halves of that where they are enough:
+// kernels of narrow vectors, with many threads, are bound by instructions.
+template <int K, class C>
+CUTE_HOST_DEVICE void add_chunks(Operands<C> const& operands, Place<C> const& place, Finish<C> const& finish, int first,
+                                 int topk, Sum<C>& sum) {
+  constexpr bool kHalves = K > 4;
+  for (; topk - first > (kHalves ? K / 2 : 0); first += K) add_slots<K>(operands, place, finish, first, topk, sum);
+  if constexpr (kHalves) add_chunks<K / 2>(operands, place, finish, first, topk, sum);
+}
+
 template <class C>
 CUTE_HOST_DEVICE void store_sum(Finish<C> const& finish, Sum<C>& sum) {
   MOE_CUTE_UNROLL
@@ -146,12 +156,7 @@ CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> co
   } else {
     int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
     if (!kPredicatesLoads || topk == 0) load_shared(finish, sum);
-    int first = 0;
-    // Half a chunk where that is enough: kernels of narrow vectors, with many threads, are bound by instructions.
-    for (; topk - first > K / 2; first += K) add_slots<K>(operands, place, finish, first, topk, sum);
-    if constexpr (K > 1) {
-      if (first < topk) add_slots<K / 2>(operands, place, finish, first, topk, sum);
-    }
+    add_chunks<K>(operands, place, finish, 0, topk, sum);
   }
   store_sum(finish, sum);
 }
