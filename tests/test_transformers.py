@@ -92,15 +92,20 @@ def train_step(model: torch.nn.Module, token_ids: Tensor, implementation: str) -
     return {"logits": output.logits, **{name: parameter.grad for name, parameter in model.named_parameters()}}
 
 
+# Eager rounds too. Where grouped_mm happens to round in the same way (Mixtral's two slots in float32), it has no error
+# to be held against. gpt-oss has two attention sinks, whose gradients are small differences of large numbers: in 150
+# random models they were up to 56 epsilons off in float32 and 13 in bfloat16, and up to 3.7 and 1.6 (on a GPU once 5.9)
+# more than twice as far as with grouped_mm. A result rounded to bfloat16 on its way would be thousands off in float32.
+MODEL_EPSILONS = {torch.float32: 64, torch.bfloat16: 5}
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "gpt_oss"])
 def test_model_matches_eager(name: str, dtype: torch.dtype, device: torch.device, rng: torch.Generator) -> None:
     model = tiny_model(name, dtype, device, rng)
     token_ids = torch.randint(64, (2, 24), generator=rng).to(device)
     eager, peer, actual = (train_step(model, token_ids, each) for each in ("eager", "grouped_mm", "moe_cute"))
-    # Eager rounds too. Where grouped_mm happens to round in the same way (Mixtral's two slots in float32), it has no
-    # error to be held against, and the deepest gradients differ by 1.6 epsilons from a sum that is fused.
-    assert_no_worse(actual, peer, eager, factor=2, epsilons=3)
+    assert_no_worse(actual, peer, eager, factor=2, epsilons=MODEL_EPSILONS[dtype])
 
 
 def test_model_generates(rng: torch.Generator) -> None:
