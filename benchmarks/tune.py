@@ -210,12 +210,15 @@ def _launches(
     from moe_cute import variants
     from moe_cute._extension import _C
 
-    built = {
-        variant["vector_width"]: variant["name"]
+    fitting = [
+        variant
         for variant in variants()
         if (variant["backend"], variant["dtype"], variant["epilogue"]) == ("cuda", case.dtype, EPILOGUE[case.epilogue])
-        and (variant["hidden"], variant["topk"]) == (0, ladder.kernel)
-    }
+        and variant["hidden"] in (0, case.hidden)
+        and variant["topk"] == ladder.kernel
+    ]
+    # Of two of a width, the one for this hidden size alone, which is what such a call gets.
+    built = {each["vector_width"]: each["name"] for each in sorted(fitting, key=lambda each: bool(each["hidden"]))}
     widths = [size // case.torch_dtype.itemsize for size in VECTOR_BYTES if size // case.torch_dtype.itemsize in built]
     blocks = [block for block in threads if case.epilogue == "plain" or block <= FUSED_THREADS]
     longest_us = max(MEASURED_ANYWAY_US, case.bytes_moved / FASTEST_BYTES_PER_US)

@@ -8,6 +8,7 @@
 // takes 0.84.
 #pragma once
 
+#include "keep.cuh"
 #include "lane_slot.cuh"
 #include "prefetch.cuh"
 #include "sum_reduce.hpp"
@@ -20,26 +21,11 @@ namespace moe_cute {
 template <class C>
 inline constexpr bool kForecasts =
     C::kTopK != kAny && C::kVectorWidth * sizeof(Element<C::kDType>) <= 8 && !kIsPacked<C> &&
-    (C::kEpilogue < Epilogue::kPermuted || (C::kVectorWidth > 1 && C::kTopK <= WarpLines<C>::kSlots));
+    (C::kEpilogue == Epilogue::kPlain || (C::kVectorWidth > 1 && C::kTopK <= WarpLines<C>::kSlots));
 
 // Whether rows are looked up, and so only expected; else they are known.
 template <class C>
 inline constexpr bool kGuesses = kForecasts<C> && C::kEpilogue >= Epilogue::kPermuted;
-
-// Has a value at hand now: the compiler puts off all that is used only after the wait, and nothing but an instruction
-// that takes an address, never carried out, keeps it before.
-template <class T>
-__device__ __forceinline__ void keep(T& value, bool never) {
-  static_assert(sizeof(T) <= 8);
-#if defined(__CUDA_ARCH__)
-  uint64_t bits = 0;
-  memcpy(&bits, &value, sizeof(T));
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %1, 0; @p prefetch.global.L2 [%0]; }" : "+l"(bits) : "r"(int(never)));
-  memcpy(&value, &bits, sizeof(T));
-#else
-  (void)value, (void)never;
-#endif
-}
 
 template <class C>
 __device__ __forceinline__ void keep_finish(Finish<C>& finish, bool never) {
@@ -49,46 +35,54 @@ __device__ __forceinline__ void keep_finish(Finish<C>& finish, bool never) {
   if constexpr (C::kEpilogue == Epilogue::kRouted) keep(finish.dtype, never);
 }
 
-__device__ __forceinline__ void keep_weights(WeightMatrix& weights, bool never) {
-  keep(weights.data, never);
-  uint32_t kind = weights.is_float32 | weights.wide << 1;
-  keep(kind, never);
-  weights.is_float32 = kind & 1;
-  weights.wide = kind & 2;
-}
-
 template <class C>
 struct Forecast {
   using T = Element<C::kDType>;
 
   bool made = false;  // by the whole warp
   T const* rows[kForecasts<C> ? C::kTopK : 1];
-  // Where rows are known:
-  WeightMatrix weights;  // of this thread's token
-  // Where they are guessed:
-  LaneSlot<C> slot;                   // of this lane
-  typename LaneSlot<C>::Found found;  // there
+  LaneSlot<C> slot;  // of this lane
+  // Where rows are guessed:
+  typename LaneSlot<C>::Found found;  // in that slot
   bool takes_part;                    // likewise
   uint32_t taking_part;               // slots of this thread's token, as votes_of_line
   int32_t const* live_tokens = nullptr;
   int32_t live = 0;
 };
 
-// To be made by the whole warp.
+// Has each lane stand for a slot of the token in whose line it is: one has a slot's weight and hands it on. On an H100
+// each thread's own look at all of them took bfloat16 [1, 8, 2048], unpermuted and weighted, 1.20 us in place of 0.84.
+// Fails in a warp of two tokens, where a line may hold the end of one and the start of the next.
+template <class C>
+__device__ __forceinline__ void assign_slots(Operands<C> const& operands, Place<C> const& place,
+                                             Forecast<C>& forecast) {
+  using Lines = WarpLines<C>;
+  int64_t const token = Lines::of_line(static_cast<long long>(place.token));
+  forecast.slot = LaneSlot<C>(operands, token, Lines::slot());
+  forecast.made = __all_sync(0xffffffffu, place.token == Lines::of_slot(static_cast<long long>(token), 0));
+}
+
+// What the lanes have, as weights of a thread's own token.
+template <class C>
+__device__ __forceinline__ SlotWeights<C, C::kTopK> gather_weights(float weight_of_lane) {
+  SlotWeights<C, C::kTopK> weights;
+  CUTE_UNROLL
+  for (int k = 0; k < C::kTopK; ++k) weights.values[k] = WarpLines<C>::of_slot(weight_of_lane, k);
+  return weights;
+}
+
+// To be made by the whole warp, as all that follows.
 template <class C>
 __device__ __forceinline__ Forecast<C> guess_rows(Operands<C> const& operands, Place<C> const& place, int32_t live) {
   using Lines = WarpLines<C>;
   Forecast<C> forecast;
+  assign_slots(operands, place, forecast);
   if constexpr (C::kEpilogue == Epilogue::kRouted) forecast.live_tokens = operands.live_tokens;
   forecast.live = live;
-  int64_t const token = Lines::of_line(static_cast<long long>(place.token));
-  forecast.slot = LaneSlot<C>(operands, token, Lines::slot());
   forecast.found = forecast.slot.look();
   int64_t const row = forecast.slot.row(operands, forecast.found);
   forecast.takes_part = row >= 0;
   forecast.taking_part = Lines::votes_of_line(__ballot_sync(0xffffffffu, forecast.takes_part));
-  // In a warp of two tokens, a line may hold the end of one and the start of the next.
-  forecast.made = __all_sync(0xffffffffu, place.token == Lines::of_slot(static_cast<long long>(token), 0));
   prefetch_rows(operands, place, [row](int) { return row; });
   prefetch_weights(operands, place);
   CUTE_UNROLL
@@ -102,7 +96,7 @@ template <class C>
 __device__ __forceinline__ Forecast<C> known_rows(Operands<C> const& operands, Place<C> const& place) {
   Forecast<C> forecast;
   forecast.made = true;
-  forecast.weights = weights_of_token(operands, place.token);
+  if constexpr (C::kEpilogue != Epilogue::kPlain) assign_slots(operands, place, forecast);
   CUTE_UNROLL
   for (int k = 0; k < C::kTopK; ++k) forecast.rows[k] = place.input + k * row_stride(operands);
   return forecast;
@@ -112,7 +106,7 @@ template <class C>
 __device__ __forceinline__ void keep_forecast(Forecast<C>& forecast, bool never) {
   CUTE_UNROLL
   for (int k = 0; k < C::kTopK; ++k) keep(forecast.rows[k], never);
-  if constexpr (C::kEpilogue == Epilogue::kWeighted) keep_weights(forecast.weights, never);
+  if constexpr (C::kEpilogue != Epilogue::kPlain) forecast.slot.keep_weight(never);
 }
 
 // A count of live tokens, or zero where the call has none.
@@ -125,18 +119,20 @@ __device__ __forceinline__ int32_t look_at_count(int32_t const* live_tokens) {
 template <class C>
 __device__ __forceinline__ void sum_known_rows(Forecast<C> const& forecast, Finish<C> const& finish) {
   constexpr int K = C::kTopK;
+  float weight = 1;
+  if constexpr (C::kEpilogue != Epilogue::kPlain) weight = forecast.slot.weight();
   Rows<Element<C::kDType>, C::kVectorWidth, K> rows;
   CUTE_UNROLL
   for (int k = 0; k < K; ++k) rows.load(k, forecast.rows[k]);
   Sum<C> sum;
   load_shared(finish, sum);
-  SlotWeights<C, K> const weights(forecast.weights, 0, K);
+  SlotWeights<C, K> weights;
+  if constexpr (C::kEpilogue != Epilogue::kPlain) weights = gather_weights<C>(weight);
   add_rows<K>(rows, weights, sum);
   store_sum(finish, sum);
 }
 
-// False, with nothing written, where the guess was wrong. To be called by the whole warp. A lane has one slot's weight
-// and hands it on: on an H100 each thread's own look at all of them took 1.20 us in place of 0.84 for [1, 8, 2048].
+// False, with nothing written, where the guess was wrong.
 template <class C>
 __device__ __forceinline__ bool sum_guessed_rows(Forecast<C> const& forecast, Finish<C> const& finish) {
   constexpr int K = C::kTopK;
@@ -152,10 +148,7 @@ __device__ __forceinline__ bool sum_guessed_rows(Forecast<C> const& forecast, Fi
   load_shared(finish, sum);
   if (!__all_sync(0xffffffffu, truth == forecast.found && live == forecast.live)) return false;
   weight = forecast.takes_part ? weight : -0.0f;  // see drop_skipped
-  SlotWeights<C, K> weights;
-  CUTE_UNROLL
-  for (int k = 0; k < K; ++k) weights.values[k] = Lines::of_slot(weight, k);
-  add_rows<K>(rows, weights, sum);
+  add_rows<K>(rows, gather_weights<C>(weight), sum);
   store_sum(finish, sum);
   return true;
 }

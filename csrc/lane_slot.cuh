@@ -1,6 +1,7 @@
 // One slot of a token, which one lane looks up: before the kernel before has ended, and again after.
 #pragma once
 
+#include "keep.cuh"
 #include "number.cuh"
 #include "slots.hpp"
 
@@ -67,6 +68,11 @@ class LaneSlot {
       }
     }
     return slot_;
+  }
+
+  __device__ void keep_weight(bool never) {
+    keep(weight_.address, never);
+    keep(weight_.bytes, never);
   }
 
   // To be asked for after the wait alone.

@@ -211,6 +211,7 @@ int main(int count, char**) {
   run<DType::kFloat16, 9, 4, Epilogue::kRouted>();
   run<DType::kFloat32, 8, 2, Epilogue::kRouted>();
   run<DType::kBFloat16, 8, 4, Epilogue::kWeighted>();
+  run<DType::kFloat16, 10, 2, Epilogue::kWeighted>();
   run<DType::kBFloat16, 8, 8, Epilogue::kRouted>();
   std::printf("seed %u: %ld elements, %ld of them wrong\n", g_seed, g_checked, g_wrong);
   return g_wrong ? 1 : 0;
