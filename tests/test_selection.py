@@ -209,6 +209,25 @@ def test_no_narrow_loads_for_want_of_a_width() -> None:
                 assert named(found.variant).vector_width * dtype.itemsize >= 4, (dtype, tokens, topk)
 
 
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("weights", [False, True])
+def test_many_slots_get_narrow_vectors(weights: bool) -> None:
+    """Of the kernels for any topk, those of 8-byte vectors have more than eight rows on their way."""
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        for architecture in (80, 90):
+            for tokens in (1, 7, 64, 3000):
+                found = moe_cute.explain(
+                    (tokens, 12, 2048),
+                    dtype=dtype,
+                    topk_weights=weights,
+                    device="cuda",
+                    architecture=architecture,
+                    multiprocessors=132,
+                )
+                assert named(found.variant).vector_width * dtype.itemsize == 8
+                assert found.threads == (128 if tokens * 2048 * dtype.itemsize // 8 < 132 * 256 else 256)
+
+
 # Launch shapes
 
 
