@@ -114,15 +114,23 @@ PyObject* check_call(PyObject*, PyObject* args) {
   });
 }
 
-// explain(descriptions of the eight tensors..., scale, architecture, multiprocessors, pdl) -> (name or None, threads,
-// prefetch, measured, [(refused name, reason)...]). An architecture of 0 asks the device itself.
+// What "behind" says in Python and in specs/tuning/; any other word: nothing to overlap with.
+Predecessor predecessor_named(std::string const& behind) {
+  return behind == "trigger"    ? Predecessor::kTriggering
+         : behind == "ordinary" ? Predecessor::kOrdinary
+                                : Predecessor::kNone;
+}
+
+// explain(descriptions of the eight tensors..., scale, architecture, multiprocessors, behind) -> (name or None,
+// threads, prefetch, measured, [(refused name, reason)...]). An architecture of 0 asks the device itself.
 PyObject* explain_call(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     PyObject* tensors[kTensors];
     double scale = 1;
-    int architecture = 0, multiprocessors = 0, pdl = 1;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOdiip", &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4],
-                          &tensors[5], &tensors[6], &tensors[7], &scale, &architecture, &multiprocessors, &pdl)) {
+    int architecture = 0, multiprocessors = 0;
+    char const* behind = nullptr;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOdiis", &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4],
+                          &tensors[5], &tensors[6], &tensors[7], &scale, &architecture, &multiprocessors, &behind)) {
       return nullptr;
     }
     Call const call = call_of(tensors, scale, described_view);
@@ -133,8 +141,7 @@ PyObject* explain_call(PyObject*, PyObject* args) {
     } else {
       machine = machine_of(call.input);
     }
-    bool const overlaps = pdl && has_dependent_launch(machine);
-    Predecessor const predecessor = overlaps ? Predecessor::kTriggering : Predecessor::kNone;
+    Predecessor const predecessor = has_dependent_launch(machine) ? predecessor_named(behind) : Predecessor::kNone;
     std::vector<Refusal> refusals;
     Choice const choice = explain(arguments, machine, predecessor, refusals);
     PyObject* const list = list_of(refusals, [](Refusal const& refusal) {

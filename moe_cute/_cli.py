@@ -31,6 +31,11 @@ class Backend(str, Enum):  # StrEnum needs Python 3.11
     cpu = "cpu"
 
 
+class Behind(str, Enum):
+    trigger = "trigger"
+    ordinary = "ordinary"
+
+
 class DType(str, Enum):
     float16 = "float16"
     bfloat16 = "bfloat16"
@@ -109,6 +114,9 @@ def explain(
     num_tokens: Annotated[bool, typer.Option("--num-tokens", help="With num_tokens.")] = False,
     out_dtype: Annotated[DType | None, typer.Option(help="Of the output, if not the input's.")] = None,
     pdl: Annotated[bool, typer.Option(help="With programmatic dependent launch, where the GPU has it.")] = True,
+    behind: Annotated[
+        Behind, typer.Option(help="A kernel that lets the next one start early, or one in a CUDA graph that does not.")
+    ] = Behind.trigger,
     as_json: AsJson = False,
 ) -> None:
     """Tell which variant a call takes, and why not a better one.
@@ -134,6 +142,7 @@ def explain(
             architecture=architecture or 0,
             multiprocessors=multiprocessors,
             pdl=pdl,
+            behind=behind.value,
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise typer.BadParameter(str(error)) from error

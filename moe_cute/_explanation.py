@@ -11,6 +11,7 @@ from moe_cute._description import description
 from moe_cute._extension import _C
 
 FIRST_ARCHITECTURE = 80
+BEHIND = ("trigger", "ordinary")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def explain(
     architecture: int = 0,
     multiprocessors: int = 132,
     pdl: bool = True,
+    behind: str = "trigger",
 ) -> Explanation:
     """Tells which variant ``sum_reduce`` would take. Nothing is run.
 
@@ -75,8 +77,9 @@ def explain(
         output: the output of the call, where it matters (its strides, its alignment, its dtype).
         architecture: 90 for sm_90; 0 asks the device. With a number, a machine without a GPU can explain a CUDA call.
         multiprocessors: of that GPU.
-        pdl: as for ``sum_reduce``. Another block or vector may suit a launch that does not overlap. A CUDA graph takes
-            the same, with prefetch where that was faster, behind a kernel that does not let the next one start early.
+        pdl: as for ``sum_reduce``. Another block or vector may suit a launch that does not overlap.
+        behind: ``"trigger"``, in a stream, or in a CUDA graph behind a kernel that lets the next one start early;
+            ``"ordinary"``, in a CUDA graph behind one that does not, whose output is still in the L2 cache.
 
     Raises:
         ValueError, TypeError: as ``sum_reduce``.
@@ -85,6 +88,8 @@ def explain(
         raise ValueError(f"architecture: was {architecture}; allowed: 0, or {FIRST_ARCHITECTURE} and above")
     if multiprocessors < 1:
         raise ValueError(f"multiprocessors: was {multiprocessors}; allowed: 1 and above")
+    if behind not in BEHIND:
+        raise ValueError(f"behind: was {behind!r}; allowed: {', '.join(map(repr, BEHIND))}")
     given = input if isinstance(input, Tensor) else _Described("input", tuple(input), dtype, torch.device(device))
     if isinstance(inv_permuted_idx, bool):
         raise TypeError(f"inv_permuted_idx: was {inv_permuted_idx}; allowed: a tensor, or its shape (tokens, topk)")
@@ -109,7 +114,7 @@ def explain(
         described("num_tokens", num_tokens, (1,), torch.int32),
     )
     descriptions = (description(tensor, place) for place, tensor in enumerate(tensors))
-    choice = _C.explain(*descriptions, 1.0, architecture, multiprocessors, pdl)
+    choice = _C.explain(*descriptions, 1.0, architecture, multiprocessors, behind if pdl else "nothing")
     variant, threads, prefetch, measured, refused = choice
     return Explanation(variant, threads, prefetch, measured, tuple(refused))
 

@@ -56,6 +56,7 @@ def test_explain() -> None:
     ("arguments", "told"),
     [
         (["explain", "64", "8", "2048", "--dtype", "int8"], "int8"),
+        (["explain", "64", "8", "2048", "--behind", "nothing"], "ordinary"),
         (["explain", "64", "8"], "HIDDEN"),
         (["explain", "64", "eight", "2048"], "TOPK"),
         (["diagnose"], "diagnose"),

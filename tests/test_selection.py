@@ -1,5 +1,6 @@
 """The choice, against an oracle that knows the manifest and the rules of acceptance, and asks the library nothing."""
 
+import functools
 import platform
 from dataclasses import dataclass, replace
 from itertools import product
@@ -59,7 +60,7 @@ class Question:
 
     def ask(self) -> moe_cute.Explanation:
         descriptions: list[Any] = [self.input, self.output, *(self.tensors.get(name) for name in OPTIONAL)]
-        found = _C.explain(*(each and each.as_tuple() for each in descriptions), 1.0, *H200, True)
+        found = _C.explain(*(each and each.as_tuple() for each in descriptions), 1.0, *H200, "trigger")
         return moe_cute.Explanation(*found[:4], tuple(found[4]))
 
 
@@ -258,18 +259,23 @@ def test_measured_launches(path: Path) -> None:
             below = last // unit if last != "any" else 2**30
             for row, expected in [(below, step), (below + 1, after)]:  # in units that every width divides
                 shape = (1, ladder["topk"], 8 * row)
-                found = moe_cute.explain(
+                ask = functools.partial(
+                    moe_cute.explain,
                     shape,
                     dtype=getattr(torch, ladder["dtype"]),
                     device="cuda",
                     architecture=tuning["architecture"],
-                    pdl=ladder["behind"] == "trigger",
                 )
+                found = ask(behind=ladder["behind"])
                 assert found.measured
-                launch = {"vector_width": named(found.variant).vector_width, "threads": found.threads}
+                launch = {
+                    "vector_width": named(found.variant).vector_width,
+                    "threads": found.threads,
+                    "prefetch": found.prefetch,
+                }
                 assert launch == {key: expected[key] for key in launch}, (ladder["dtype"], shape)
-                # Without overlap there is nothing to prefetch behind, whatever the ladder says.
-                assert found.prefetch == (ladder["behind"] == "trigger" and expected["prefetch"])
+                if ladder["behind"] == "ordinary":  # without overlap there is nothing to prefetch behind
+                    assert ask(pdl=False) == replace(found, prefetch=False)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
@@ -372,6 +378,8 @@ def test_explain_refuses_what_sum_reduce_refuses(device: torch.device) -> None:
         moe_cute.explain((-3, 2, 64), device=device)
     with pytest.raises(ValueError, match=r"^architecture: was 75; allowed: 0, or 80 and above"):
         moe_cute.explain((3, 2, 64), device=device, architecture=75)
+    with pytest.raises(ValueError, match=r"^behind: was 'both'; allowed: 'trigger', 'ordinary'"):
+        moe_cute.explain((3, 2, 64), device=device, behind="both")
     with pytest.raises(ValueError, match=r"^multiprocessors: was 0; allowed: "):
         moe_cute.explain((3, 2, 64), device=device, multiprocessors=0)
     with pytest.raises(TypeError, match=r"^inv_permuted_idx: was True; allowed: "):
