@@ -204,21 +204,26 @@ def _narrowed(calls: Calls, measure: Callable[[Calls, int], Times]) -> Times:
     return times | measure(near, second)
 
 
-def _launches(
-    case: Case, ladder: Ladder, threads: Sequence[int]
-) -> Iterator[tuple[Launch, Callable[[Operands], object]]]:
+def _kernels(case: Case, ladder: Ladder) -> dict[int, str]:
+    """By vector width: of two, the one for this hidden size alone, which is what such a call gets."""
     from moe_cute import variants
-    from moe_cute._extension import _C
 
+    kind = ("cuda", case.dtype, EPILOGUE[case.epilogue], ladder.kernel)
     fitting = [
         variant
         for variant in variants()
-        if (variant["backend"], variant["dtype"], variant["epilogue"]) == ("cuda", case.dtype, EPILOGUE[case.epilogue])
+        if (variant["backend"], variant["dtype"], variant["epilogue"], variant["topk"]) == kind
         and variant["hidden"] in (0, case.hidden)
-        and variant["topk"] == ladder.kernel
     ]
-    # Of two of a width, the one for this hidden size alone, which is what such a call gets.
-    built = {each["vector_width"]: each["name"] for each in sorted(fitting, key=lambda each: bool(each["hidden"]))}
+    return {each["vector_width"]: each["name"] for each in sorted(fitting, key=lambda each: bool(each["hidden"]))}
+
+
+def _launches(
+    case: Case, ladder: Ladder, threads: Sequence[int]
+) -> Iterator[tuple[Launch, Callable[[Operands], object]]]:
+    from moe_cute._extension import _C
+
+    built = _kernels(case, ladder)
     widths = [size // case.torch_dtype.itemsize for size in VECTOR_BYTES if size // case.torch_dtype.itemsize in built]
     blocks = [block for block in threads if case.epilogue == "plain" or block <= FUSED_THREADS]
     longest_us = max(MEASURED_ANYWAY_US, case.bytes_moved / FASTEST_BYTES_PER_US)

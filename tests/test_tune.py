@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from benchmarks import tune
-from benchmarks.tune import Launch
+from benchmarks.shapes import Case
+from benchmarks.tune import Ladder, Launch
 
 WIDE, NARROW = Launch(8, 256, False), Launch(2, 256, True)
 
@@ -57,6 +58,26 @@ def test_shapes_of_one_size_are_one_point() -> None:
 def test_few_blocks_a_multiprocessor_count_less(tokens: int, expected: Launch) -> None:
     times = tune._beside({WIDE: 1.0, NARROW: 1.02}, 4096, tokens, 132)
     assert min(times, key=lambda launch: times[launch]) == expected
+
+
+@pytest.mark.parametrize(
+    ("hidden", "topk", "kernel", "epilogue", "named"),
+    [
+        (4096, 8, 8, "plain", "h4096_k8_v{}"),
+        (4100, 8, 8, "plain", "hany_k8_v{}"),
+        (4096, 5, 0, "plain", "hany_kany_v{}"),
+        (4096, 8, 8, "weighted", "hany_k8_v{}_weighted"),
+        (4096, 8, 8, "unpermute_weighted", "hany_k8_v{}_permuted"),
+    ],
+)
+def test_what_is_measured_is_what_such_a_call_gets(
+    hidden: int, topk: int, kernel: int, epilogue: str, named: str
+) -> None:
+    found = tune._kernels(
+        Case("bfloat16", topk, hidden, 1, epilogue=epilogue), Ladder("bfloat16", topk, kernel, epilogue)
+    )
+    expected = {width: f"sum_reduce_cuda_bf16_{named.format(width)}" for width in (8, 4, 2)}
+    assert {width: found[width] for width in expected} == expected
 
 
 def ladder(behind: str, topk: int, threads: int) -> dict[str, object]:
