@@ -17,7 +17,7 @@
 namespace moe_cute {
 
 // Kernels of narrow vectors do this, which are those of few tokens: many hide such latencies by themselves. Packed rows
-// are at constant distances.
+// are at constant distances. Where there are weights or rows to look up, a warp must have a lane for each slot.
 template <class C>
 inline constexpr bool kForecasts =
     C::kTopK != kAny && C::kVectorWidth * sizeof(Element<C::kDType>) <= 8 && !kIsPacked<C> &&
