@@ -93,10 +93,12 @@ def train_step(model: torch.nn.Module, token_ids: Tensor, implementation: str) -
 
 
 # Eager rounds too. Where grouped_mm happens to round in the same way (Mixtral's two slots in float32), it has no error
-# to be held against. gpt-oss has two attention sinks, whose gradients are small differences of large numbers: in 150
-# random models they were up to 56 epsilons off in float32 and 13 in bfloat16, and up to 3.7 and 1.6 (on a GPU once 5.9)
-# more than twice as far as with grouped_mm. A result rounded to bfloat16 on its way would be thousands off in float32.
-MODEL_EPSILONS = {torch.float32: 64, torch.bfloat16: 5}
+# to be held against; in 150 random models of each kind the gradients then differed by up to 2.9 epsilons.
+EPSILONS = 4
+# gpt-oss has two attention sinks, whose gradients are small differences of large numbers: there they were up to 56
+# epsilons off in float32 and 13 in bfloat16, and up to 3.7 and 1.6 (on a GPU once 5.9) more than twice as far as with
+# grouped_mm. A result rounded to bfloat16 on its way would be thousands off in float32.
+SINK_EPSILONS = {torch.float32: 64, torch.bfloat16: 5}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -105,7 +107,9 @@ def test_model_matches_eager(name: str, dtype: torch.dtype, device: torch.device
     model = tiny_model(name, dtype, device, rng)
     token_ids = torch.randint(64, (2, 24), generator=rng).to(device)
     eager, peer, actual = (train_step(model, token_ids, each) for each in ("eager", "grouped_mm", "moe_cute"))
-    assert_no_worse(actual, peer, eager, factor=2, epsilons=MODEL_EPSILONS[dtype])
+    sinks = {name: eager.pop(name) for name in list(eager) if name.endswith(".sinks")}
+    assert_no_worse(actual, peer, eager, factor=2, epsilons=EPSILONS)
+    assert_no_worse(actual, peer, sinks, factor=2, epsilons=SINK_EPSILONS[dtype])
 
 
 def test_model_generates(rng: torch.Generator) -> None:
