@@ -37,7 +37,7 @@ struct Number {
 // An int32 or an int64.
 struct Index : Number<uint32_t, uint64_t> {
   __device__ static Index of_slot(IndexMatrix const& matrix, int64_t token, int slot) {
-    return {Number::of_slot(matrix, matrix.is_int64 ? 8 : 4, token, slot)};
+    return {Number::of_slot(matrix, slot_bytes(matrix), token, slot)};
   }
 
   __device__ int64_t value(uint64_t bits) const {

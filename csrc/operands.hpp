@@ -48,7 +48,7 @@ struct Operands : std::conditional_t<C::kEpilogue == Epilogue::kPlain, NoFusion,
   bool streaming_store;
 };
 
-constexpr int slot_bytes(IndexMatrix const& matrix, int) { return matrix.is_int64 ? 8 : 4; }
+constexpr int slot_bytes(IndexMatrix const& matrix, int = 0) { return matrix.is_int64 ? 8 : 4; }
 constexpr int slot_bytes(WeightMatrix const& matrix, int input_bytes) { return matrix.is_float32 ? 4 : input_bytes; }
 
 // How many neighbouring slots of K one load takes: as many as divide K, of at most 16 bytes.

@@ -58,7 +58,7 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine, Pre
 // Kernels for any topk have eight rows on their way, those of narrow vectors sixteen (kRowsInFlight): with more than
 // eight slots the narrow ones are faster at all sizes. On an H100, bfloat16 and 256 threads, [7, 12, 2048] took 1.28 us
 // in place of 1.92, [64, 16, 4096] 3.8 for 4.6, [3000, 12, 2048] 52.9 for 53.9; with 128 threads [7, 12, 2048] took
-// 1.24, but [64, 16, 4096] 4.2.
+// 1.24, but [64, 16, 4096] 4.2. Not float64, whose 8-byte vectors are single elements: that kernel takes any strides.
 bool wants_more_rows(SumReduceArguments const& call) {
   return call.topk > 8 && !has_kernel_for_topk(call.topk) && needed_epilogue(call) < Epilogue::kPermuted &&
          element_bytes(call.input_dtype) <= 4;
