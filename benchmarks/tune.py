@@ -28,7 +28,6 @@ SHAPES = (
 VECTOR_BYTES = (16, 8, 4)
 ROUNDS = (3, 9)  # replays of every launch, then of those that came near the fastest
 REPLAY_US = 200.0
-CHAIN_SETS = 96  # of operands, behind a producer: what a launch is behind does not depend on their number
 NEAR = 1.06
 COLD_WEIGHT = 0.75  # of a launch that may overlap: behind a producer, most of it is hidden, and the rest is noisier
 # Blocks that an H100 starts and ends, at most: [1024, 2, 4096] takes 20.6 us in 16384 blocks, and 8.5 in 4096.
@@ -179,14 +178,14 @@ def _times(
 
     def behind_trigger(calls: Calls, replays: int) -> Times:
         alone = measure_cold(calls, operands, case.bytes_moved, replays, REPLAY_US)
-        behind = measure_chain(calls, operands[:CHAIN_SETS], produce_and_trigger, case.bytes_moved, replays, REPLAY_US)
+        behind = measure_chain(calls, operands, produce_and_trigger, case.bytes_moved, replays, REPLAY_US)
         return {
             each: alone[each].median_us ** COLD_WEIGHT * max(behind[each].median_us, 0.1) ** (1 - COLD_WEIGHT)
             for each in calls
         }
 
     def behind_ordinary(calls: Calls, replays: int) -> Times:
-        behind = measure_chain(calls, operands[:CHAIN_SETS], produce, case.bytes_moved, replays, REPLAY_US)
+        behind = measure_chain(calls, operands, produce, case.bytes_moved, replays, REPLAY_US)
         return {each: behind[each].median_us for each in calls}
 
     if "trigger" not in kinds:  # nor does anything overlap, for which a launch could prefetch
