@@ -10,10 +10,11 @@
 namespace moe_cute {
 
 // Only the blocks that start before the kernel before has ended have time to prefetch, and memory brings in about so
-// many bytes for each multiprocessor meanwhile. The others would ask for each line twice. On an H100, bfloat16 [1024,
-// 8, 2048] took 13.4 us without prefetch, 13.1 with it in every block, and 12.6 with it in these; [8192, 8,
-// 2048] 98.9, 98.5 and 98.1.
-inline constexpr int kPrefetchedBytes = 64 * 1024;
+// many bytes for each multiprocessor meanwhile. The others would ask for each line twice. Cold, bfloat16 [1024, 8,
+// 2048] took 9.30 us on an H200 with 64 KB, 9.23 with 40 and 9.42 with 16, on an H100 12.57, 12.68 and 13.11 (13.4
+// without prefetch); [64, 8, 7168] 3.16, 3.11 and 3.01, on an H100 3.59, 3.60 and 3.85; float32 [64, 8,
+// 4096] 3.37, 3.19 and 3.15, on an H100 3.80, 3.63 and 4.14.
+inline constexpr int kPrefetchedBytes = 40 * 1024;
 
 template <class C>
 int64_t prefetching_blocks(int topk, int threads, int multiprocessors) {
