@@ -233,6 +233,27 @@ def test_many_slots_get_narrow_vectors(weights: bool) -> None:
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_blocks_of_single_elements_read_enough(architecture: int) -> None:
+    """A ladder's blocks are those of its vectors: where a call fits none of these, many blocks would be too small."""
+    for dtype in FLOATS:
+        for tokens, topk in product((1, 64, 700, 3000), (2, 3, 8)):
+            odd, even = (
+                moe_cute.explain(
+                    (tokens, topk, hidden), dtype=dtype, device="cuda", architecture=architecture, multiprocessors=132
+                )
+                for hidden in (4095, 4096)
+            )
+            assert named(odd.variant).vector_width == 1
+            assert odd.threads >= even.threads
+            if named(even.variant).vector_width == 1:  # measured so
+                continue
+            is_few = tokens * 4095 <= odd.threads * 4 * 132
+            assert is_few or odd.threads * topk * dtype.itemsize >= 4096 or odd.threads == 512
+            assert tokens > 1 or odd.threads == even.threads
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
 def test_fused_kernels_have_no_larger_blocks() -> None:
     for tokens in (1, 16, 256, 4096):
         for fused in ({"topk_weights": True}, {"topk_ids": True}, {"num_tokens": True}):
