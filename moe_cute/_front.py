@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack
+from torch._C import _get_tracing_state, _increment_version, _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from moe_cute._checking_mode import CHECKING, check_ids_and_rows
 from moe_cute._checks import (
@@ -93,15 +94,15 @@ def sum_reduce(
         and variant is None
     )
     extras = (topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output, num_tokens) if fused else ()
-    if CHECKING and not torch.compiler.is_compiling():
+    if CHECKING and not is_compiling():
         check_ids_and_rows(input, topk_ids, expert_map, inv_permuted_idx, num_tokens)
-    if torch.compiler.is_compiling() or not _is_plain(input, output, extras):
+    if is_compiling() or not _is_plain(input, output, extras):
         return _through_dispatcher(input, output, routed_scaling_factor, extras, out_dtype, variant, pdl)
     target = output
     try:
         if target is None:
             target = _empty_output(input, inv_permuted_idx, out_dtype)
-        else:
+        elif out_dtype is not None:
             _expect_dtype(target, out_dtype)
         if fused:
             _direct(input, target, routed_scaling_factor, pdl, *extras, variant)  # type: ignore[call-arg]
@@ -111,15 +112,19 @@ def sum_reduce(
         if isinstance(input, Tensor) and input.is_meta:  # shapes alone: the fake kernel knows them
             return _through_dispatcher(input, output, routed_scaling_factor, extras, out_dtype, variant, pdl)
         raise clearer(error, routed_scaling_factor, variant, input=input, output=output, **_named(extras)) from None
-    if output is not None and not output.is_inference():
-        torch.autograd.graph.increment_version(output)
+    if output is not None:
+        _increment_version((output,))  # of torch.autograd.graph.increment_version, without the way to it
     return target
 
 
 def _is_plain(input: Tensor, output: Tensor | None, extras: tuple[Tensor | None, ...]) -> bool:
-    """Whether nothing that torch's dispatcher does is needed for these tensors."""
+    """Whether nothing that torch's dispatcher does is needed for these tensors.
+
+    On the way of every call: what needs nothing more to be known of most tensors goes first.
+    """
     if (
         type(input) is not Tensor
+        or (input.requires_grad and torch.is_grad_enabled())
         or input.is_neg()
         or _len_torch_dispatch_stack()
         or peek_interpreter_stack() is not None
@@ -129,13 +134,10 @@ def _is_plain(input: Tensor, output: Tensor | None, extras: tuple[Tensor | None,
         return False
     if output is not None and (type(output) is not Tensor or output.requires_grad or output.is_neg()):
         return False
-    grad = torch.is_grad_enabled()
-    if grad and input.requires_grad:
-        return False
     for tensor in extras:
         if tensor is None:
             continue
-        if type(tensor) is not Tensor or tensor.is_neg() or (grad and tensor.requires_grad):
+        if type(tensor) is not Tensor or (tensor.requires_grad and torch.is_grad_enabled()) or tensor.is_neg():
             return False
     return True
 
@@ -164,19 +166,19 @@ def _through_dispatcher(
     variant: str | None,
     pdl: bool,
 ) -> Tensor:
-    if not torch.compiler.is_compiling() and isinstance(input, Tensor):
+    if not is_compiling() and isinstance(input, Tensor):
         input = input.resolve_neg()
         extras = tuple(tensor.resolve_neg() if isinstance(tensor, Tensor) else tensor for tensor in extras)
     tensors = _named(extras)
     refuse_unusable(routed_scaling_factor, variant, input=input, output=output, **tensors)
-    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+    if not is_compiling() and forward_ad._current_level >= 0:
         refuse_forward_mode(input=input, **tensors)
     keywords = {**tensors, "variant": variant, "pdl": pdl}
     if output is None:
         made: Tensor = _ask_operator(_ops.sum_reduce, input, routed_scaling_factor, out_dtype=out_dtype, **keywords)
         return made
     refuse_gradient(output, input=input, **tensors)
-    if not torch.compiler.is_compiling() and output.is_neg():  # torch's fallback for it does not know optional tensors
+    if not is_compiling() and output.is_neg():  # torch's fallback for it does not know optional tensors
         written = output.resolve_neg()
         _through_dispatcher(input, written, routed_scaling_factor, extras, out_dtype, variant, pdl)
         return output.copy_(written)
@@ -186,7 +188,7 @@ def _through_dispatcher(
 
 
 def _ask_operator(operator: Any, *arguments: Any, **keywords: Any) -> Any:
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return operator(*arguments, **keywords)
     try:
         return operator(*arguments, **keywords)
