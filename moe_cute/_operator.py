@@ -63,8 +63,7 @@ def _refuse_gradient(
 
 def _count_write(keyset: Any, input: Tensor, output: Tensor, *others: Any, **others_by_name: Any) -> None:
     """Autograd learns that what it may have saved of the output is there no more, as of torch's own operators."""
-    if not output.is_inference():
-        torch.autograd.graph.increment_version(output)
+    torch.autograd.graph.increment_version(output)
     keyset &= torch._C._after_ADInplaceOrView_keyset
     with torch._C._AutoDispatchBelowADInplaceOrView():
         torch.ops.moe_cute.sum_reduce_out.default.redispatch(keyset, input, output, *others, **others_by_name)
