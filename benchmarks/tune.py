@@ -89,7 +89,8 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
     minute each on an H100."""
     facts = environment.describe(device, None)
     major, minor = torch.cuda.get_device_capability(device)
-    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    properties = torch.cuda.get_device_properties(device)
+    multiprocessors, l2_mib = properties.multi_processor_count, properties.L2_cache_size >> 20
     machine = {
         "gpu": facts["device"],
         "date": facts["date"][:10],
@@ -104,7 +105,7 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
         found: list[dict[str, object]] = []
         for behind in kinds:
             times = {shape: _beside(times[behind], *shape, multiprocessors) for shape, times in measured.items()}
-            kind = {"behind": behind, "dtype": dtype, "epilogue": epilogue, "topk": topk}
+            kind = {"behind": behind, "dtype": dtype, "epilogue": epilogue, "topk": topk, "l2_mib": l2_mib}
             found.append({**kind, "measured": machine, "steps": list(_steps(ladder.topk, times))})
         _put(path, 10 * major + minor, found)
 

@@ -20,6 +20,8 @@ inline bool has_dependent_launch(Machine const& machine) {
   return machine.backend == Backend::kCuda && machine.architecture >= 90;
 }
 
+inline int l2_mib(Machine const& machine) { return static_cast<int>(machine.l2_bytes >> 20); }
+
 Machine this_host();
 
 }  // namespace moe_cute

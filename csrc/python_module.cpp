@@ -121,23 +121,24 @@ Predecessor predecessor_named(std::string const& behind) {
                                 : Predecessor::kNone;
 }
 
-// explain(descriptions of the eight tensors..., scale, architecture, multiprocessors, behind) -> (name or None,
+// explain(descriptions of the eight tensors..., scale, architecture, multiprocessors, l2_mib, behind) -> (name or None,
 // threads, prefetch, measured, [(refused name, reason)...]). An architecture of 0 asks the device itself.
 PyObject* explain_call(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     PyObject* tensors[kTensors];
     double scale = 1;
-    int architecture = 0, multiprocessors = 0;
+    int architecture = 0, multiprocessors = 0, l2_mib = 0;
     char const* behind = nullptr;
-    if (!PyArg_ParseTuple(args, "OOOOOOOOdiis", &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4],
-                          &tensors[5], &tensors[6], &tensors[7], &scale, &architecture, &multiprocessors, &behind)) {
+    if (!PyArg_ParseTuple(args, "OOOOOOOOdiiis", &tensors[0], &tensors[1], &tensors[2], &tensors[3], &tensors[4],
+                          &tensors[5], &tensors[6], &tensors[7], &scale, &architecture, &multiprocessors, &l2_mib,
+                          &behind)) {
       return nullptr;
     }
     Call const call = call_of(tensors, scale, described_view);
     SumReduceArguments const arguments = checked(call);
     Machine machine;
     if (call.input.device == Device::kCuda && architecture != 0) {
-      machine = {Backend::kCuda, architecture, multiprocessors, InstructionSet::kNone};
+      machine = {Backend::kCuda, architecture, multiprocessors, InstructionSet::kNone, int64_t(l2_mib) << 20};
     } else {
       machine = machine_of(call.input);
     }

@@ -25,7 +25,8 @@ struct LaunchRule {
   bool behind_trigger;  // for launches behind a kernel that triggers, or for all others
   DType dtype;
   Epilogue epilogue;
-  int topk;  // or kAny, for those without a kernel of their own
+  int topk;    // or kAny, for those without a kernel of their own
+  int l2_mib;  // of the GPU it was measured on
   int64_t elements;
   int vector_width;
   int threads;

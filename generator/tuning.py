@@ -24,6 +24,7 @@ Text = Annotated[
 ]
 DType = Annotated[DTypeName, Allowed(", ".join(DTYPES))]
 Behind = Annotated[Literal["trigger", "ordinary"], Allowed("trigger, ordinary")]
+L2 = Annotated[int, Field(ge=1, le=1 << 20), Allowed("MiB of that GPU's L2 cache, a whole number from 1")]
 Elements = Annotated[
     Annotated[int, Field(ge=1, lt=1 << 63)] | Literal["any"], Allowed("a whole number of elements from 1, or any")
 ]
@@ -51,18 +52,20 @@ class Step(StrictModel):
 class Ladder(StrictModel):
     """The launches of one kind of call, by rising size; the last step's is `any`.
 
-    `behind` a kernel that triggers, so that the next may start early, or behind an ordinary one.
+    `behind` a kernel that triggers, so that the next may start early, or behind an ordinary one. `l2_mib` tells GPUs of
+    one architecture apart, whose memories differ: a call follows the ladder whose L2 cache is nearest to its GPU's.
     """
 
     behind: Behind
     dtype: DType
     epilogue: Epilogue
     topk: AnyTopK
+    l2_mib: L2
     measured: Measured
     steps: Annotated[list[Step], Field(min_length=1)]
 
 
-KIND = ("behind", "dtype", "epilogue", "topk")  # what a file has one ladder for
+KIND = ("behind", "dtype", "epilogue", "topk", "l2_mib")  # what a file has one ladder for
 
 
 class TuningFile(StrictModel):
@@ -80,6 +83,7 @@ class LaunchRule:
     dtype: DTypeName
     epilogue: EpilogueName
     topk: int | None
+    l2_mib: int
     elements: int | None
     vector_width: int
     threads: int
@@ -89,7 +93,8 @@ class LaunchRule:
     def order(self) -> tuple[float, ...]:
         """Ladder by ladder, a given topk before any, and each by rising size."""
         dtype, epilogue = list(DTYPES).index(self.dtype), list(EPILOGUES).index(self.epilogue)
-        return self.architecture, not self.behind_trigger, dtype, epilogue, self.topk or inf, self.elements or inf
+        kind = (not self.behind_trigger, dtype, epilogue, self.topk or inf, self.l2_mib)
+        return self.architecture, *kind, self.elements or inf
 
 
 def launch_rules(directory: Path, spec: Spec, variants: list[Variant]) -> list[LaunchRule]:
@@ -135,6 +140,7 @@ def _rules_of(tuning: TuningFile) -> Iterator[LaunchRule]:
                 ladder.dtype,
                 ladder.epilogue,
                 None if ladder.topk == "any" else ladder.topk,
+                ladder.l2_mib,
                 None if step.elements == "any" else step.elements,
                 step.vector_width,
                 step.threads,

@@ -11,6 +11,7 @@ from moe_cute._description import description
 from moe_cute._extension import _C
 
 FIRST_ARCHITECTURE = 80
+MOST_L2_MIB = 1 << 20
 BEHIND = ("trigger", "ordinary")
 
 
@@ -65,6 +66,7 @@ def explain(
     out_dtype: torch.dtype | None = None,
     architecture: int = 0,
     multiprocessors: int = 132,
+    l2_mib: int = 50,
     pdl: bool = True,
     behind: str = "trigger",
 ) -> Explanation:
@@ -77,6 +79,7 @@ def explain(
         output: the output of the call, where it matters (its strides, its alignment, its dtype).
         architecture: 90 for sm_90; 0 asks the device. With a number, a machine without a GPU can explain a CUDA call.
         multiprocessors: of that GPU.
+        l2_mib: MiB of its L2 cache: 50 for an H100, 60 for an H200.
         pdl: as for ``sum_reduce``. Another block or vector may suit a launch that does not overlap.
         behind: ``"trigger"``, in a stream, or in a CUDA graph behind a kernel that lets the next one start early;
             ``"ordinary"``, in a CUDA graph behind one that does not, whose output is still in the L2 cache.
@@ -88,6 +91,8 @@ def explain(
         raise ValueError(f"architecture: was {architecture}; allowed: 0, or {FIRST_ARCHITECTURE} and above")
     if multiprocessors < 1:
         raise ValueError(f"multiprocessors: was {multiprocessors}; allowed: 1 and above")
+    if not 1 <= l2_mib <= MOST_L2_MIB:
+        raise ValueError(f"l2_mib: was {l2_mib}; allowed: 1 to {MOST_L2_MIB}")
     if behind not in BEHIND:
         raise ValueError(f"behind: was {behind!r}; allowed: {', '.join(map(repr, BEHIND))}")
     given = input if isinstance(input, Tensor) else _Described("input", tuple(input), dtype, torch.device(device))
@@ -114,7 +119,7 @@ def explain(
         described("num_tokens", num_tokens, (1,), torch.int32),
     )
     descriptions = (description(tensor, place) for place, tensor in enumerate(tensors))
-    choice = _C.explain(*descriptions, 1.0, architecture, multiprocessors, behind if pdl else "nothing")
+    choice = _C.explain(*descriptions, 1.0, architecture, multiprocessors, l2_mib, behind if pdl else "nothing")
     variant, threads, prefetch, measured, refused = choice
     return Explanation(variant, threads, prefetch, measured, tuple(refused))
 

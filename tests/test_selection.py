@@ -3,7 +3,7 @@
 import functools
 import platform
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.calls import FULLEST, fused_call, plain_call
 from tests.reference import FLOATS, assert_same_bits
 from tests.variants import EPILOGUES, INSTRUCTION_SETS, VARIANTS, Variant, built_names, host_has, manifest
 
-H200 = (90, 132)
+H200 = (90, 132, 60)
 has_cuda_part = any(variant.name in built_names() for variant in VARIANTS if variant.backend == "cuda")
 BACKENDS = [
     "cpu",
@@ -267,6 +267,31 @@ def tuning_files() -> list[Path]:
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
 @pytest.mark.parametrize("path", tuning_files(), ids=lambda path: path.stem)
+def test_a_gpu_follows_the_ladder_of_the_nearest_cache(path: Path) -> None:
+    """GPUs of one architecture: each its own ladder where there is one, and any other the nearest."""
+    yaml = pytest.importorskip("yaml", reason="the tuning files are YAML")
+    tuning = yaml.safe_load(path.read_text())
+    caches = sorted({ladder["l2_mib"] for ladder in tuning["ladders"]})
+
+    def found(l2_mib: int) -> list[moe_cute.Explanation]:
+        return [
+            moe_cute.explain(
+                (tokens, 8, 4096), device="cuda", architecture=tuning["architecture"], l2_mib=l2_mib, behind=behind
+            )
+            for tokens, behind in product((1, 4, 16, 64, 96, 128, 256, 1024, 8192), ("trigger", "ordinary"))
+        ]
+
+    assert found(1) == found(caches[0])
+    assert found(4096) == found(caches[-1])
+    for smaller, larger in pairwise(caches):
+        assert found(smaller) != found(larger)
+        middle = (smaller + larger) // 2
+        assert found(middle - 1) == found(smaller)
+        assert found(middle + 1) == found(larger)
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("path", tuning_files(), ids=lambda path: path.stem)
 def test_measured_launches(path: Path) -> None:
     """Each step of each ladder, at its last element and, where there is another step, just past it."""
     yaml = pytest.importorskip("yaml", reason="the tuning files are YAML")
@@ -286,6 +311,7 @@ def test_measured_launches(path: Path) -> None:
                     dtype=getattr(torch, ladder["dtype"]),
                     device="cuda",
                     architecture=tuning["architecture"],
+                    l2_mib=ladder["l2_mib"],
                 )
                 found = ask(behind=ladder["behind"])
                 assert found.measured
@@ -401,6 +427,8 @@ def test_explain_refuses_what_sum_reduce_refuses(device: torch.device) -> None:
         moe_cute.explain((3, 2, 64), device=device, architecture=75)
     with pytest.raises(ValueError, match=r"^behind: was 'both'; allowed: 'trigger', 'ordinary'"):
         moe_cute.explain((3, 2, 64), device=device, behind="both")
+    with pytest.raises(ValueError, match=r"^l2_mib: was 0; allowed: 1 to "):
+        moe_cute.explain((3, 2, 64), device=device, l2_mib=0)
     with pytest.raises(ValueError, match=r"^multiprocessors: was 0; allowed: "):
         moe_cute.explain((3, 2, 64), device=device, multiprocessors=0)
     with pytest.raises(TypeError, match=r"^inv_permuted_idx: was True; allowed: "):

@@ -80,19 +80,20 @@ def test_what_is_measured_is_what_such_a_call_gets(
     assert {width: found[width] for width in expected} == expected
 
 
-def ladder(behind: str, topk: int, threads: int) -> dict[str, object]:
+def ladder(behind: str, topk: int, threads: int, l2_mib: int = 50) -> dict[str, object]:
     machine = dict.fromkeys(("gpu", "date", "driver", "cuda", "torch"), f"{threads}")
     step = {"elements": "any", "vector_width": 8, "threads": threads, "prefetch": False}
-    kind = {"behind": behind, "dtype": "bfloat16", "epilogue": "plain", "topk": topk}
+    kind = {"behind": behind, "dtype": "bfloat16", "epilogue": "plain", "topk": topk, "l2_mib": l2_mib}
     return {**kind, "measured": machine, "steps": [step]}
 
 
 def test_ladders_that_are_not_measured_again_stay(tmp_path: Path) -> None:
     path = tmp_path / "sm90.yaml"
-    tune._put(path, 90, [ladder("trigger", 8, 64), ladder("ordinary", 8, 64), ladder("ordinary", 2, 64)])
+    others = [ladder("ordinary", 2, 64), ladder("ordinary", 8, 64, l2_mib=60)]
+    tune._put(path, 90, [ladder("trigger", 8, 64), ladder("ordinary", 8, 64), *others])
     tune._put(path, 90, [ladder("trigger", 8, 128), ladder("ordinary", 8, 128)])
     ladders = yaml.safe_load(path.read_text())["ladders"]
-    assert ladders == [ladder("trigger", 8, 128), ladder("ordinary", 8, 128), ladder("ordinary", 2, 64)]
+    assert ladders == [ladder("trigger", 8, 128), ladder("ordinary", 8, 128), *others]
 
 
 def test_every_ladder_has_a_name_of_its_own() -> None:

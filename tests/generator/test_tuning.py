@@ -19,6 +19,7 @@ ladders:
   dtype: float64
   epilogue: plain
   topk: any
+  l2_mib: 60
   measured: {gpu: NVIDIA H200, date: 2026-11-22, driver: "580.1", cuda: "13.0", torch: 2.11.0}
   steps:
   - {elements: any, vector_width: 2, threads: 256, prefetch: false}
@@ -26,6 +27,7 @@ ladders:
   dtype: float16
   epilogue: plain
   topk: 8
+  l2_mib: 50
   measured: {gpu: NVIDIA H100, date: 2026-11-25, driver: "580.2", cuda: "13.1", torch: 2.12.0}
   steps:
   - {elements: 8192, vector_width: 4, threads: 128, prefetch: true}
@@ -51,10 +53,10 @@ def test_the_steps_are_rows_in_the_order_they_are_tried(sm90: Path, out: Path, g
     (sm90.parent / "sm80.yaml").write_text(sm80)
     assert generate().exit_code == 0
     assert rows(out) == [
-        "{80, false, DType::kFloat64, Epilogue::kPlain, kAny, INT64_MAX, 2, 256, false},",
-        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, 8192, 4, 128, true},",
-        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, INT64_MAX, 8, 256, false},",
-        "{90, false, DType::kFloat64, Epilogue::kPlain, kAny, INT64_MAX, 2, 256, false},",
+        "{80, false, DType::kFloat64, Epilogue::kPlain, kAny, 60, INT64_MAX, 2, 256, false},",
+        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, 50, 8192, 4, 128, true},",
+        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, 50, INT64_MAX, 8, 256, false},",
+        "{90, false, DType::kFloat64, Epilogue::kPlain, kAny, 60, INT64_MAX, 2, 256, false},",
     ]
 
 
@@ -70,7 +72,7 @@ CASES = {
     "unknown key": (
         "threads: 128,",
         "threads: 128, warps: 4,",
-        "17:53: ladders[1].steps[0].warps: found an unknown key; "
+        "19:53: ladders[1].steps[0].warps: found an unknown key; "
         "allowed: the keys elements, vector_width, threads, prefetch",
     ),
     "unknown edition": ("edition: 1", "edition: 0", f"1:10: edition: found 0; allowed: {EDITION}"),
@@ -82,38 +84,38 @@ CASES = {
     "number for text": (
         '"13.0"',
         "13.0",
-        "8:73: ladders[0].measured.cuda: found 13.0; allowed: one line of text, in quotes where it looks like a number",
+        "9:73: ladders[0].measured.cuda: found 13.0; allowed: one line of text, in quotes where it looks like a number",
     ),
     "text of two lines": (
         '"13.0"',
         '"13\\n#"',
-        "8:73: ladders[0].measured.cuda: found '13\\n#'; "
+        "9:73: ladders[0].measured.cuda: found '13\\n#'; "
         "allowed: one line of text, in quotes where it looks like a number",
     ),
     "word for a bool": (
         "prefetch: true",
         "prefetch: yes",
-        "17:63: ladders[1].steps[0].prefetch: found 'yes'; allowed: true or false",
+        "19:63: ladders[1].steps[0].prefetch: found 'yes'; allowed: true or false",
     ),
     "dtype that is not built": (
         "dtype: float16",
         "dtype: float32",
-        "12:10: ladders[1].dtype: found float32; allowed: what the spec lists: float16, float64",
+        "13:10: ladders[1].dtype: found float32; allowed: what the spec lists: float16, float64",
     ),
     "topk that is not built": (
         "topk: 8",
         "topk: 9",
-        "14:9: ladders[1].topk: found 9; allowed: what the spec lists: 8, any",
+        "15:9: ladders[1].topk: found 9; allowed: what the spec lists: 8, any",
     ),
     "epilogue that is not built": (
         "epilogue: plain\n  topk: 8",
         "epilogue: routed\n  topk: 8",
-        "13:13: ladders[1].epilogue: found routed; allowed: what the spec lists: plain, weighted",
+        "14:13: ladders[1].epilogue: found routed; allowed: what the spec lists: plain, weighted",
     ),
     "width that is not built": (
         "vector_width: 2",
         "vector_width: 4",
-        "10:35: ladders[0].steps[0].vector_width: found 4; allowed: what is built for it: 2, 1",
+        "11:35: ladders[0].steps[0].vector_width: found 4; allowed: what is built for it: 2, 1",
     ),
     "launch behind something else": (
         "behind: ordinary",
@@ -123,28 +125,28 @@ CASES = {
     "threads that the spec does not list": (
         "threads: 128",
         "threads: 64",
-        "17:48: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
+        "19:48: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
     ),
     "two ladders of a kind": (
-        "- behind: ordinary\n  dtype: float64\n  epilogue: plain\n  topk: any",
-        "- behind: trigger\n  dtype: float16\n  epilogue: plain\n  topk: 8",
-        "11:3: ladders[1]: found another ladder for trigger, float16, plain, 8; "
-        "allowed: one for each behind, dtype, epilogue and topk",
+        "- behind: ordinary\n  dtype: float64\n  epilogue: plain\n  topk: any\n  l2_mib: 60",
+        "- behind: trigger\n  dtype: float16\n  epilogue: plain\n  topk: 8\n  l2_mib: 50",
+        "12:3: ladders[1]: found another ladder for trigger, float16, plain, 8, 50; "
+        "allowed: one for each behind, dtype, epilogue, topk and l2_mib",
     ),
     "sizes that fall": (
         "elements: 8192, vector_width: 4",
         "elements: any, vector_width: 4",
-        "18:16: ladders[1].steps[1].elements: found any; allowed: rising sizes, each once",
+        "20:16: ladders[1].steps[1].elements: found any; allowed: rising sizes, each once",
     ),
     "no launch for large outputs": (
         "elements: any, vector_width: 8",
         "elements: 16384, vector_width: 8",
-        "18:16: ladders[1].steps[1].elements: found 16384; allowed: any, in the last step",
+        "20:16: ladders[1].steps[1].elements: found 16384; allowed: any, in the last step",
     ),
     "no steps": (
         "  - {elements: any, vector_width: 2, threads: 256, prefetch: false}\n",
         "  - []\n",
-        "10:5: ladders[0].steps[0]: found an empty list; allowed: a mapping",
+        "11:5: ladders[0].steps[0]: found an empty list; allowed: a mapping",
     ),
 }
 
@@ -168,8 +170,8 @@ def test_before_sm_90_nothing_overlaps(sm90: Path, generate: Generate) -> None:
     result = generate()
     assert result.exit_code == 2
     assert result.stderr.splitlines()[:2] == [
-        "tuning/sm80.yaml:11:11: ladders[1].behind: found trigger; allowed: ordinary, before sm_90",
-        "tuning/sm80.yaml:17:63: ladders[1].steps[0].prefetch: found true; allowed: false, before sm_90",
+        "tuning/sm80.yaml:12:11: ladders[1].behind: found trigger; allowed: ordinary, before sm_90",
+        "tuning/sm80.yaml:19:63: ladders[1].steps[0].prefetch: found true; allowed: false, before sm_90",
     ]
 
 
