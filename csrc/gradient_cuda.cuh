@@ -1,9 +1,8 @@
 // The CUDA launcher of the gradients' kernels: a warp for each slot or row.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include "dependent_launch.cuh"
+#include "launch_kernel.cuh"
 #include "row_sum.hpp"
 #include "slot_dot.hpp"
 
@@ -23,16 +22,9 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kLanes)
 template <template <DType> class Kernel, DType kDType>
 char const* launch_gradient_cuda(GradientArguments<Kernel> const& call, LaunchShape const& shape) {
   int64_t const items = Kernel<kDType>::items(call);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>((items + kWarpsPerBlock - 1) / kWarpsPerBlock));
-  config.blockDim = dim3(kWarpsPerBlock * kLanes);
-  config.stream = static_cast<cudaStream_t>(shape.stream);
-  config.attrs = &attribute;
-  config.numAttrs = shape.programmatic_dependent_launch ? 1 : 0;
-  cudaError_t const error = cudaLaunchKernelEx(&config, gradient_kernel<Kernel<kDType>>, call, items);
+  int64_t const blocks = (items + kWarpsPerBlock - 1) / kWarpsPerBlock;
+  cudaError_t const error =
+      launch_kernel(gradient_kernel<Kernel<kDType>>, blocks, kWarpsPerBlock * kLanes, shape, call, items);
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

@@ -63,8 +63,7 @@ class LaneSlot {
     }
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
       if (operands.is_permuted) {
-        int64_t const row = row_.value(found.row);
-        return row < operands.rows ? row : -1;
+        return row_or_none(operands, row_.value(found.row));
       }
     }
     return slot_;

@@ -3,9 +3,8 @@
 
 #include <algorithm>
 
-#include <cuda_runtime.h>
-
 #include "grid_plan.cuh"
+#include "launch_kernel.cuh"
 #include "sum_reduce_kernel.cuh"
 
 namespace moe_cute {
@@ -14,16 +13,7 @@ template <class C>
 cudaError_t launch_part(Operands<C> const& operands, int64_t first_token, int64_t tokens, int64_t hidden,
                         LaunchShape const& shape) {
   GridPlan const plan = plan_grid(operands, first_token, tokens, hidden, shape);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(plan.blocks);
-  config.blockDim = dim3(plan.threads);
-  config.stream = static_cast<cudaStream_t>(shape.stream);
-  config.attrs = &attribute;
-  config.numAttrs = shape.programmatic_dependent_launch ? 1 : 0;
-  return cudaLaunchKernelEx(&config, sum_reduce_kernel<C>, operands, plan.grid);
+  return launch_kernel(sum_reduce_kernel<C>, plan.blocks, plan.threads, shape, operands, plan.grid);
 }
 
 // The index of a vector within one launch is an int32, so a call beyond that is several launches.

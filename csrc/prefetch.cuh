@@ -53,8 +53,7 @@ __device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Plac
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
       if (operands.is_permuted) {
         auto const index = Index::of_slot(operands.rows_of_slots, token, slot);
-        int64_t const row = index.value(index.look());
-        return row < operands.rows ? row : -1;
+        return row_or_none(operands, index.value(index.look()));
       }
     }
     return slot;

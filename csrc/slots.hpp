@@ -99,6 +99,12 @@ CUTE_HOST_DEVICE int64_t row_stride(Operands<C> const& operands) {
   return kIsPacked<C> ? int64_t(C::kHidden) : operands.input_topk_stride;
 }
 
+// A looked-up row, or a negative where the input has none of that number.
+template <class C, class Row>
+CUTE_HOST_DEVICE Row row_or_none(Operands<C> const& operands, Row row) {
+  return row < operands.rows ? row : Row(-1);
+}
+
 // The rows that K slots of a token read, from slot `first` on: counted from the token's first row, or from the input's
 // where it is permuted. Negative: the slot takes no part, and nothing is read.
 template <class C, int K>
@@ -114,7 +120,7 @@ struct SlotRows {
       if (operands.is_permuted) {
         load_indices(operands.rows_of_slots, token, first, topk, rows);
         CUTE_UNROLL
-        for (int k = 0; k < K; ++k) rows[k] = exists(k, first, topk) && rows[k] < operands.rows ? rows[k] : -1;
+        for (int k = 0; k < K; ++k) rows[k] = exists(k, first, topk) ? row_or_none(operands, rows[k]) : -1;
         return;
       }
     }
