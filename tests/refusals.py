@@ -21,7 +21,8 @@ def good(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> tuple[Arg
 
 
 def refused(arguments: Arguments, error: type[Exception], argument: str, was: str, allowed: str) -> None:
-    """`was` and `allowed` are regular expressions."""
-    with pytest.raises(error, match=rf"^{argument}: was .*{was}.*; allowed: .*{allowed}") as caught:
-        moe_cute.sum_reduce(**arguments)
-    assert type(caught.value) is error
+    """`was` and `allowed` are regular expressions. With an option, the call does not go the short way."""
+    for each in (arguments, {"pdl": True, **arguments}):
+        with pytest.raises(error, match=rf"^{argument}: was .*{was}.*; allowed: .*{allowed}") as caught:
+            moe_cute.sum_reduce(**each)
+        assert type(caught.value) is error

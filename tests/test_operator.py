@@ -1,5 +1,6 @@
 """torch.ops.moe_cute as torch sees it: schema, fake tensors, compilation, transforms, threads."""
 
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -12,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 import moe_cute
+from moe_cute._operator import OPTIONAL_TENSORS
 from tests.calls import FULLEST, SCALE, fused_call, random_values
 from tests.reference import FLOATS, assert_same_bits, sum_reduce
 from tests.variants import EPILOGUES
@@ -179,6 +181,25 @@ def test_refused_while_compiling() -> None:
 
 
 # Modes, transforms, threads
+
+
+def test_signature() -> None:
+    """The short way in hides neither the options nor a misspelt one."""
+    parameters = inspect.signature(moe_cute.sum_reduce).parameters.values()
+    assert [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD] == [
+        "input",
+        "output",
+        "routed_scaling_factor",
+    ]
+    assert {each.name for each in parameters if each.kind is each.KEYWORD_ONLY} == {
+        *OPTIONAL_TENSORS,
+        "out_dtype",
+        "variant",
+        "pdl",
+    }
+    input, output = torch.zeros(3, 2, 8), torch.zeros(3, 8)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'topk_weight'"):
+        moe_cute.sum_reduce(input, output, topk_weight=None)  # type: ignore[call-arg]
 
 
 def test_inference_mode(device: torch.device, rng: torch.Generator) -> None:
