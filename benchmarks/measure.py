@@ -25,7 +25,7 @@ REPLAYS = 11
 MIN_REPLAY_US = 500.0  # a graph's own start costs a few microseconds: below one percent of this
 FASTEST_CALL_US = 0.7  # an empty kernel in a graph on an H200
 FASTEST_BYTES_PER_US = 4.8e6  # an H200's memory at its datasheet rate
-CHAIN_BUFFERS = 96  # the producer has just written the input, so there is nothing to keep cold
+CHAIN_BUFFERS = 96  # nothing is to be kept cold; of small calls, these and the launches themselves fit the L2 cache
 HEAD_START_CYCLES = 4_000_000  # about 2 ms, in which the host queues a round ahead of the device
 PAUSE_CYCLES = 10_000  # about 5 us, between two replays of one graph
 

@@ -62,9 +62,7 @@ class LaneSlot {
       }
     }
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-      if (operands.is_permuted) {
-        return row_or_none(operands, row_.value(found.row));
-      }
+      if (operands.is_permuted) return row_or_none(operands, row_.value(found.row));
     }
     return slot_;
   }

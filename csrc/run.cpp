@@ -13,7 +13,7 @@ namespace {
 
 // All that the choice depends on: one word each, so that a comparison is a memcmp.
 struct ChoiceKey {
-  std::array<int64_t, 16> words;
+  std::array<int64_t, 17> words;
   bool operator==(ChoiceKey const& other) const { return words == other.words; }
 };
 
@@ -27,7 +27,7 @@ ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine, Predece
            call.input_hidden_stride, call.output_token_stride, call.output_hidden_stride, call.shared_token_stride,
            call.shared_hidden_stride, call.rows,
            alignment(call.input) | alignment(call.output) << 8 | alignment(call.shared) << 16, int64_t(machine.backend),
-           machine.architecture, machine.multiprocessors | int64_t(l2_mib(machine)) << 32}};
+           machine.architecture, machine.multiprocessors, l2_mib(machine)}};
 }
 
 // Engines repeat a few shapes for ever: each thread remembers its latest choices. A slot that is taken is overwritten.

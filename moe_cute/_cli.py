@@ -107,7 +107,7 @@ def explain(
         int | None, typer.Option(min=80, help="Of the GPU, 90 for sm_90: needed where there is no GPU to ask.")
     ] = None,
     multiprocessors: Annotated[int, typer.Option(min=1, help="Of that GPU; with --architecture.")] = 132,
-    l2_mib: Annotated[int, typer.Option(min=1, max=1 << 20, help="MiB of its L2 cache; likewise.")] = 50,
+    l2_mib: Annotated[int, typer.Option(min=1, help="MiB of its L2 cache; likewise.")] = 50,
     weights: Annotated[bool, typer.Option("--weights", help="With topk_weights.")] = False,
     ids: Annotated[bool, typer.Option("--ids", help="With topk_ids.")] = False,
     permuted: Annotated[bool, typer.Option("--permuted", help="With inv_permuted_idx.")] = False,
