@@ -47,6 +47,20 @@ std::string refuse_unpacked(SumReduceArguments const& call) {
   return {};
 }
 
+// Why a row's address cannot be told in one multiplication of 32 bits (kNarrowRows); empty if it can.
+std::string refuse_far_rows(SumReduceArguments const& call) {
+  if (call.is_permuted && call.rows > INT32_MAX) {
+    return "the input has " + number(call.rows) + " rows, and it counts them in 32 bits";
+  }
+  int64_t const rows = call.is_permuted ? call.rows : call.topk;
+  int64_t const stride = call.is_permuted ? call.input_token_stride : call.input_topk_stride;
+  int64_t const bytes = stride * element_bytes(call.input_dtype);
+  if (rows > 1 && bytes > UINT32_MAX) {
+    return "the input's rows are " + number(bytes) + " bytes apart, and it counts them in 32 bits";
+  }
+  return {};
+}
+
 std::string refuse_vectors(Variant const& variant, SumReduceArguments const& call) {
   int const width = variant.vector_width;
   if (call.hidden % width != 0) return "hidden size " + number(call.hidden) + " is no multiple of " + number(width);
@@ -89,7 +103,10 @@ std::string refuse(Variant const& variant, SumReduceArguments const& call, Machi
   if (variant.epilogue < needed_epilogue(call)) {
     return std::string("the call needs the ") + name_of(needed_epilogue(call)) + " epilogue";
   }
-  if (variant.epilogue == Epilogue::kPermuted && call.is_permuted && call.rows > INT32_MAX) {
+  if (variant.epilogue == Epilogue::kPermuted && !call.is_permuted) {
+    return "it looks up rows, and the call has no inv_permuted_idx";
+  }
+  if (variant.epilogue == Epilogue::kPermuted && call.rows > INT32_MAX) {
     return "the input has " + number(call.rows) + " rows, and it counts them in 32 bits";
   }
   if (variant.epilogue != Epilogue::kRouted && call.input_dtype != call.output_dtype)
@@ -103,7 +120,10 @@ std::string refuse(Variant const& variant, SumReduceArguments const& call, Machi
     std::string const reason = refuse_unpacked(call);
     if (!reason.empty()) return reason;
   }
-  if (variant.backend == Backend::kCuda && variant.vector_width > 1) return refuse_vectors(variant, call);
+  if (variant.backend == Backend::kCuda && variant.vector_width > 1) {
+    std::string const reason = refuse_vectors(variant, call);
+    return reason.empty() && variant.epilogue != Epilogue::kPlain ? refuse_far_rows(call) : reason;
+  }
   return {};
 }
 

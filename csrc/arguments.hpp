@@ -12,7 +12,6 @@ struct IndexMatrix {  // [tokens, topk] of int32 or int64; null where the call h
   int64_t token_stride = 0;
   int64_t topk_stride = 0;
   bool is_int64 = false;
-  bool wide = false;  // set for a launch: see slots.hpp
 };
 
 struct WeightMatrix {  // [tokens, topk] of float32 or of the input's dtype; null where the call has none
@@ -20,7 +19,6 @@ struct WeightMatrix {  // [tokens, topk] of float32 or of the input's dtype; nul
   int64_t token_stride = 0;
   int64_t topk_stride = 0;
   bool is_float32 = false;
-  bool wide = false;
 };
 
 struct SumReduceArguments {

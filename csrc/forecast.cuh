@@ -10,6 +10,7 @@
 
 #include "keep.cuh"
 #include "lane_slot.cuh"
+#include "own_weights.cuh"
 #include "prefetch.cuh"
 #include "sum_reduce.hpp"
 #include "warp_lines.cuh"
@@ -17,11 +18,12 @@
 namespace moe_cute {
 
 // Kernels of narrow vectors do this, which are those of few tokens: many hide such latencies by themselves. Packed rows
-// are at constant distances. Where there are weights or rows to look up, a warp must have a lane for each slot.
+// are at constant distances. Where rows are looked up, a warp must have a lane for each slot.
 template <class C>
 inline constexpr bool kForecasts =
     C::kTopK != kAny && C::kVectorWidth * sizeof(Element<C::kDType>) <= 8 && !kIsPacked<C> &&
-    (C::kEpilogue == Epilogue::kPlain || (C::kVectorWidth > 1 && C::kTopK <= WarpLines<C>::kSlots));
+    (C::kEpilogue == Epilogue::kPlain ||
+     (C::kVectorWidth > 1 && (C::kEpilogue == Epilogue::kWeighted || C::kTopK <= WarpLines<C>::kSlots)));
 
 // Whether rows are looked up, and so only expected; else they are known.
 template <class C>
@@ -40,9 +42,10 @@ struct Forecast {
   using T = Element<C::kDType>;
 
   bool made = false;  // by the whole warp
-  T const* rows[kForecasts<C> ? C::kTopK : 1];
-  LaneSlot<C> slot;  // of this lane
-  // Where rows are guessed:
+  T const* rows[C::kTopK == kAny ? 1 : C::kTopK];
+  OwnWeights<C> weights;  // where rows are known
+  // Where they are guessed:
+  LaneSlot<C> slot;                   // of this lane
   typename LaneSlot<C>::Found found;  // in that slot
   bool takes_part;                    // likewise
   uint32_t taking_part;               // slots of this thread's token, as votes_of_line
@@ -80,14 +83,14 @@ __device__ __forceinline__ Forecast<C> guess_rows(Operands<C> const& operands, P
   if constexpr (C::kEpilogue == Epilogue::kRouted) forecast.live_tokens = operands.live_tokens;
   forecast.live = live;
   forecast.found = forecast.slot.look();
-  int64_t const row = forecast.slot.row(operands, forecast.found);
+  int32_t const row = forecast.slot.row(operands, forecast.found);
   forecast.takes_part = row >= 0;
   forecast.taking_part = Lines::votes_of_line(__ballot_sync(0xffffffffu, forecast.takes_part));
   prefetch_rows(operands, place, [row](int) { return row; });
   prefetch_weights(operands, place);
   CUTE_UNROLL
   for (int k = 0; k < C::kTopK; ++k) {
-    forecast.rows[k] = place.input + Lines::of_slot(static_cast<long long>(row), k) * row_stride(operands);
+    forecast.rows[k] = in_row(operands, place.input, Lines::of_slot(row, k));
   }
   return forecast;
 }
@@ -96,9 +99,12 @@ template <class C>
 __device__ __forceinline__ Forecast<C> known_rows(Operands<C> const& operands, Place<C> const& place) {
   Forecast<C> forecast;
   forecast.made = true;
-  if constexpr (C::kEpilogue != Epilogue::kPlain) assign_slots(operands, place, forecast);
+  if constexpr (C::kEpilogue != Epilogue::kPlain) {
+    forecast.weights = OwnWeights<C>(operands.weights, place.token);
+    forecast.made = operands.has_wide_slots;
+  }
   CUTE_UNROLL
-  for (int k = 0; k < C::kTopK; ++k) forecast.rows[k] = place.input + k * row_stride(operands);
+  for (int k = 0; k < C::kTopK; ++k) forecast.rows[k] = in_row(operands, place.input, k);
   return forecast;
 }
 
@@ -106,7 +112,11 @@ template <class C>
 __device__ __forceinline__ void keep_forecast(Forecast<C>& forecast, bool never) {
   CUTE_UNROLL
   for (int k = 0; k < C::kTopK; ++k) keep(forecast.rows[k], never);
-  if constexpr (C::kEpilogue != Epilogue::kPlain) forecast.slot.keep_weight(never);
+  if constexpr (kGuesses<C>) {
+    forecast.slot.keep_weight(never);
+  } else if constexpr (C::kEpilogue != Epilogue::kPlain) {
+    forecast.weights.keep(never);
+  }
 }
 
 // A count of live tokens, or zero where the call has none.
@@ -116,19 +126,19 @@ __device__ __forceinline__ int32_t look_at_count(int32_t const* live_tokens) {
   return static_cast<int32_t>(count);
 }
 
-template <class C>
+template <class Stored, class C>
 __device__ __forceinline__ void sum_known_rows(Forecast<C> const& forecast, Finish<C> const& finish) {
   constexpr int K = C::kTopK;
-  float weight = 1;
-  if constexpr (C::kEpilogue != Epilogue::kPlain) weight = forecast.slot.weight();
+  typename OwnWeights<C>::template Found<Stored> found;
+  if constexpr (C::kEpilogue != Epilogue::kPlain) found = forecast.weights.template look<Stored>();
   Rows<Element<C::kDType>, C::kVectorWidth, K> rows;
   CUTE_UNROLL
   for (int k = 0; k < K; ++k) rows.load(k, forecast.rows[k]);
   Sum<C> sum;
   load_shared(finish, sum);
   SlotWeights<C, K> weights;
-  if constexpr (C::kEpilogue != Epilogue::kPlain) weights = gather_weights<C>(weight);
-  add_rows<K>(rows, weights, sum);
+  if constexpr (C::kEpilogue != Epilogue::kPlain) weights = found.understood();
+  add_rows(rows, weights, sum);
   store_sum(finish, sum);
 }
 
@@ -148,7 +158,7 @@ __device__ __forceinline__ bool sum_guessed_rows(Forecast<C> const& forecast, Fi
   load_shared(finish, sum);
   if (!__all_sync(0xffffffffu, truth == forecast.found && live == forecast.live)) return false;
   weight = forecast.takes_part ? weight : -0.0f;  // see drop_skipped
-  add_rows<K>(rows, gather_weights<C>(weight), sum);
+  add_rows(rows, gather_weights<C>(weight), sum);
   store_sum(finish, sum);
   return true;
 }
@@ -160,7 +170,11 @@ __device__ __forceinline__ bool sum_forecast_vector(Forecast<C> const& forecast,
   if constexpr (kGuesses<C>) {
     return sum_guessed_rows(forecast, finish);
   } else {
-    sum_known_rows(forecast, finish);
+    if (C::kEpilogue != Epilogue::kPlain && forecast.weights.are_own()) {
+      sum_known_rows<Element<C::kDType>>(forecast, finish);
+    } else {
+      sum_known_rows<float>(forecast, finish);
+    }
     return true;
   }
 }

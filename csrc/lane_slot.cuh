@@ -27,9 +27,9 @@ class LaneSlot {
   // Of no slot, where `slot` is past the last.
   __device__ LaneSlot(Operands<C> const& operands, int64_t token, int slot) : slot_(slot < C::kTopK ? slot : -1) {
     if (slot_ < 0) return;
-    weight_ = Weight::of_slot(operands.weights, slot_bytes(operands.weights, sizeof(T)), token, slot_);
+    weight_ = Weight::of_slot(operands.weights, token, slot_);
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-      if (operands.is_permuted) row_ = Index::of_slot(operands.rows_of_slots, token, slot_);
+      if (looks_up_rows(operands)) row_ = Index::of_slot(operands.rows_of_slots, token, slot_);
     }
     if constexpr (C::kEpilogue == Epilogue::kRouted) {
       expert_ = Index::of_slot(operands.expert_ids, token, slot_);
@@ -51,8 +51,8 @@ class LaneSlot {
     return found;
   }
 
-  // As in SlotRows; negative: the slot takes no part.
-  __device__ int64_t row(Operands<C> const& operands, Found const& found) const {
+  // As in SlotRows; -1: the slot takes no part.
+  __device__ int32_t row(Operands<C> const& operands, Found const& found) const {
     if (slot_ < 0) return -1;
     if constexpr (C::kEpilogue == Epilogue::kRouted) {
       if (expert_.bytes) {
@@ -62,7 +62,10 @@ class LaneSlot {
       }
     }
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-      if (operands.is_permuted) return row_or_none(operands, row_.value(found.row));
+      if (looks_up_rows(operands)) {
+        int64_t const row = row_.value(found.row);
+        return exists(operands, row) ? static_cast<int32_t>(row) : -1;
+      }
     }
     return slot_;
   }

@@ -93,29 +93,31 @@ struct StoreVector {
 #endif
 
 #if defined(MOE_CUTE_GPU_BODY)
-// LoadVector, or zeros where `wanted` is zero: a predicate on the load, not a branch around it.
+// LoadVector, or `otherwise`, as often as it fits, where `wanted` is zero: a predicate on the load, not a branch around
+// it.
 template <int kBits>
 CUTE_HOST_DEVICE void load_if(uint32_t wanted, cute::uint_bit_t<kBits> const* source,
-                              cute::uint_bit_t<kBits>& destination) {
+                              cute::uint_bit_t<kBits>& destination, uint64_t otherwise = 0) {
+  if constexpr (kBits == 128) {
+    destination = {otherwise, otherwise};
+  } else {
+    destination = static_cast<cute::uint_bit_t<kBits>>(otherwise);
+  }
 #if defined(__CUDA_ARCH__)
   if constexpr (kBits == 128) {
     auto& halves = destination.hilo_;
-    halves = {0, 0};
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %3, 0; @p ld.global.v2.b64 {%0, %1}, [%2]; }"
                  : "+l"(halves.lo), "+l"(halves.hi)
                  : "l"(source), "r"(wanted));
   } else if constexpr (kBits == 64) {
-    destination = 0;
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b64 %0, [%1]; }"
                  : "+l"(destination)
                  : "l"(source), "r"(wanted));
   } else if constexpr (kBits == 32) {
-    destination = 0;
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b32 %0, [%1]; }"
                  : "+r"(destination)
                  : "l"(source), "r"(wanted));
   } else {
-    destination = 0;
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b16 %0, [%1]; }"
                  : "+h"(destination)
                  : "l"(source), "r"(wanted));

@@ -17,12 +17,8 @@ struct Number {
   void const* address = nullptr;
   int bytes = 0;  // of none: reads as zero
 
-  // In a [tokens, topk] matrix of numbers of `bytes` each.
-  template <class Matrix>
-  __device__ static Number of_slot(Matrix const& matrix, int bytes, int64_t token, int slot) {
-    if (matrix.data == nullptr) return {};
-    int64_t const element = token * matrix.token_stride + slot * matrix.topk_stride;
-    return {static_cast<char const*>(matrix.data) + element * bytes, bytes};
+  __device__ static Number of_slot(SlotMatrix const& matrix, int64_t token, int slot) {
+    return {matrix.of_token(token) + slot * matrix.slot_bytes, matrix.bytes};
   }
 
   __device__ Wide look() const {
@@ -36,8 +32,8 @@ struct Number {
 
 // An int32 or an int64.
 struct Index : Number<uint32_t, uint64_t> {
-  __device__ static Index of_slot(IndexMatrix const& matrix, int64_t token, int slot) {
-    return {Number::of_slot(matrix, slot_bytes(matrix), token, slot)};
+  __device__ static Index of_slot(SlotMatrix const& matrix, int64_t token, int slot) {
+    return {Number::of_slot(matrix, token, slot)};
   }
 
   __device__ int64_t value(uint64_t bits) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "forecast.cuh"
+#include "lane_rows.cuh"
 
 namespace moe_cute {
 
@@ -18,7 +19,8 @@ constexpr int held_registers() {
   constexpr int kAccumulatorBytes = sizeof(Accumulator<Element<C::kDType>>);
   int const rows = kRows * C::kVectorWidth * int(sizeof(Element<C::kDType>)) / 4;
   int const sums_and_weights = (kRows + C::kVectorWidth) * kAccumulatorBytes / 4;
-  int const indices = kRows * (C::kEpilogue == Epilogue::kRouted || kForecasts<C> ? 2 : 1);
+  bool const has_wide_indices = C::kEpilogue == Epilogue::kRouted && !kAsksLanes<C>;
+  int const indices = kRows * (has_wide_indices || kForecasts<C> ? 2 : 1);
   int const loop = C::kTopK == kAny ? 40 : 0;
   int const conversions = C::kDType == DType::kFloat16 ? C::kVectorWidth : 0;
   int const finish = C::kEpilogue == Epilogue::kRouted ? 4 : 0;

@@ -29,9 +29,9 @@ bool has_kernel_for_topk(int64_t topk) {
   return false;
 }
 
-// The rule measured on what is nearest to the call: in the kernel before, the epilogue, the dtype, topk, and the L2
-// cache, by which GPUs of one architecture are told apart. Where topk has no kernel of its own, the ladder of those
-// without is nearer than any number's.
+// The rule measured on what is nearest to the call: in the kernel before, the epilogue (that which does most of what
+// the call needs, and no more), the dtype, topk, and the L2 cache, by which GPUs of one architecture are told apart.
+// Where topk has no kernel of its own, the ladder of those without is nearer than any number's.
 Preference preferred(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
   int64_t const elements = call.tokens * call.topk * call.hidden;
   bool const has_kernel = has_kernel_for_topk(call.topk);
@@ -41,7 +41,7 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine, Pre
   };
   bool const behind_trigger = predecessor == Predecessor::kTriggering;
   auto const distance = [&](LaunchRule const& rule) {
-    return std::make_tuple(rule.behind_trigger != behind_trigger, rule.epilogue != needed_epilogue(call),
+    return std::make_tuple(rule.behind_trigger != behind_trigger, -static_cast<int>(rule.epilogue),
                            rule.dtype != call.input_dtype, topk_distance(rule), std::abs(rule.l2_mib - l2_mib(machine)),
                            rule.topk, rule.elements);  // of two ladders as near, one
   };
@@ -49,7 +49,7 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine, Pre
   for (LaunchRule const& rule : launch_rules()) {
     if (rule.architecture != machine.architecture) continue;
     if (element_bytes(rule.dtype) != element_bytes(call.input_dtype)) continue;
-    if (rule.epilogue != needed_epilogue(call) && rule.epilogue != Epilogue::kPlain) continue;
+    if (rule.epilogue > needed_epilogue(call)) continue;
     if (elements > rule.elements) continue;
     if (best == nullptr || distance(rule) < distance(*best)) best = &rule;
   }

@@ -12,9 +12,8 @@ __device__ __forceinline__ void prefetch_element(void const* data, int64_t eleme
   if (data) prefetch_line(static_cast<char const*>(data) + element * bytes);
 }
 
-template <class C, class Matrix>
-__device__ __forceinline__ void prefetch_slots_of(Matrix const& matrix, int64_t token) {
-  prefetch_element(matrix.data, token * matrix.token_stride, slot_bytes(matrix, sizeof(Element<C::kDType>)));
+__device__ __forceinline__ void prefetch_slots_of(SlotMatrix const& matrix, int64_t token) {
+  if (matrix.bytes) prefetch_line(matrix.of_token(token));
 }
 
 // The lines of the warp's rows and of shared_output. Each lane asks for another: one instruction, where a lane for each
@@ -27,8 +26,8 @@ __device__ __forceinline__ void prefetch_rows(Operands<C> const& operands, Place
       reinterpret_cast<Element<C::kDType> const*>(Lines::of_line(reinterpret_cast<unsigned long long>(place.input)));
   int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
   for (int slot = Lines::slot(); slot < topk; slot += Lines::kSlots) {
-    int64_t const row = row_of(slot);
-    if (C::kEpilogue == Epilogue::kPlain || row >= 0) prefetch_line(input + row * row_stride(operands));
+    auto const row = row_of(slot);
+    if (C::kEpilogue == Epilogue::kPlain || exists(operands, row)) prefetch_line(in_row(operands, input, row));
   }
   if constexpr (C::kEpilogue != Epilogue::kPlain) {
     int64_t const at = Lines::of_line(static_cast<long long>(offset_in_shared(operands, place)));
@@ -40,7 +39,7 @@ __device__ __forceinline__ void prefetch_rows(Operands<C> const& operands, Place
 template <class C>
 __device__ __forceinline__ void prefetch_weights(Operands<C> const& operands, Place<C> const& place) {
   if constexpr (C::kEpilogue != Epilogue::kPlain) {
-    if (threadIdx.x == 0 || place.hidden == 0) prefetch_slots_of<C>(operands.weights, place.token);
+    if (threadIdx.x == 0 || place.hidden == 0) prefetch_slots_of(operands.weights, place.token);
   }
 }
 
@@ -51,9 +50,9 @@ __device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Plac
       C::kEpilogue == Epilogue::kPlain ? 0 : WarpLines<C>::of_line(static_cast<long long>(place.token));
   prefetch_rows(operands, place, [&](int slot) -> int64_t {
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-      if (operands.is_permuted) {
+      if (looks_up_rows(operands)) {
         auto const index = Index::of_slot(operands.rows_of_slots, token, slot);
-        return row_or_none(operands, index.value(index.look()));
+        return index.value(index.look());
       }
     }
     return slot;
@@ -61,14 +60,12 @@ __device__ __forceinline__ void prefetch_token(Operands<C> const& operands, Plac
   prefetch_weights(operands, place);
 }
 
-// The row of a looked-up slot is two latencies away from a thread's start. So each block asks for its token's slots,
-// and for those of the token that will follow in its place.
+// All that is looked up of a token's slots.
 template <class C>
 __device__ __forceinline__ void prefetch_slots(Operands<C> const& operands, int64_t token) {
-  if (threadIdx.x != 0) return;
-  prefetch_slots_of<C>(operands.rows_of_slots, token);
-  prefetch_slots_of<C>(operands.expert_ids, token);
-  prefetch_slots_of<C>(operands.weights, token);
+  prefetch_slots_of(operands.rows_of_slots, token);
+  prefetch_slots_of(operands.expert_ids, token);
+  prefetch_slots_of(operands.weights, token);
 }
 
 }  // namespace moe_cute

@@ -33,6 +33,11 @@ CUTE_HOST_DEVICE void copy_vector(Source const& source, Destination&& destinatio
   }
 }
 
+template <class T>
+inline constexpr uint64_t kMinusZeros = sizeof(T) == 2   ? 0x8000'8000'8000'8000
+                                        : sizeof(T) == 4 ? 0x8000'0000'8000'0000
+                                                         : 0x8000'0000'0000'0000;
+
 #if defined(MOE_CUTE_GPU_BODY)
 // In registers: a load is on its way as soon as it is issued.
 template <class T, int kVectorWidth, int kRows>
@@ -42,14 +47,14 @@ struct Rows {
   CUTE_HOST_DEVICE void load(int row, T const* address) {
     copy_vector<LoadVector<kAccessBits<T, kVectorWidth>>>(vector_at<kVectorWidth>(address), staged(cute::_, row));
   }
-  // Zeros where `wanted` is zero.
-  CUTE_HOST_DEVICE void load_if(uint32_t wanted, int row, T const* address) {
+  // `otherwise` repeated where `wanted` is zero.
+  CUTE_HOST_DEVICE void load_if(uint32_t wanted, int row, T const* address, uint64_t otherwise = 0) {
     constexpr int kBits = kAccessBits<T, kVectorWidth>;
     using Bits = cute::uint_bit_t<kBits>;
     auto accesses = cute::recast<Bits>(staged(cute::_, row));
     CUTE_UNROLL
     for (int access = 0; access < cute::size(accesses); ++access) {
-      moe_cute::load_if<kBits>(wanted, reinterpret_cast<Bits const*>(address) + access, accesses(access));
+      moe_cute::load_if<kBits>(wanted, reinterpret_cast<Bits const*>(address) + access, accesses(access), otherwise);
     }
   }
   CUTE_HOST_DEVICE Accumulator<T> operator()(int element, int row) const {
@@ -82,7 +87,7 @@ struct Rows {
   T const* addresses[kRows];
 
   void load(int row, T const* address) { addresses[row] = address; }
-  void load_if(bool wanted, int row, T const* address) { addresses[row] = wanted ? address : kZeros; }
+  void load_if(bool wanted, int row, T const* address, uint64_t = 0) { addresses[row] = wanted ? address : kZeros; }
 
   static constexpr T kZeros[kVectorWidth] = {};
   Accumulator<T> operator()(int element, int row) const { return to_accumulator(addresses[row][element]); }

@@ -5,48 +5,59 @@
 
 #include <cute/numeric/int.hpp>
 
-#include "memory.hpp"
 #include "operands.hpp"
+#include "rows.hpp"
 
 namespace moe_cute {
 
-// K values of a token's row in a [tokens, topk] matrix, from slot `first` on: in a few wide loads where the slots are
-// neighbours and aligned, which `wide` says of the whole matrix.
-template <int K, class T>
-CUTE_HOST_DEVICE void load_slots(T const* row, int64_t topk_stride, bool wide, int first, int topk, T (&values)[K]) {
-#if defined(__CUDA_ARCH__)
-  constexpr int kNeighbours = kSlotNeighbours<K, T>;
-  if (kNeighbours > 1 && wide) {
+// Whether all of a token's slots are looked up at once, in few wide loads: neighbours, aligned. Where they are not, one
+// is looked up after the other.
+template <class C, int K>
+inline constexpr bool kWideSlots = kPredicatesLoads && C::kTopK == K && K > 1;
+
+template <int K, class C>
+CUTE_HOST_DEVICE bool has_wide_slots(Operands<C> const& operands) {
+  if constexpr (C::kEpilogue != Epilogue::kPlain && kWideSlots<C, K>) {
+    return operands.has_wide_slots;
+  } else {
+    return true;
+  }
+}
+
+// K numbers of a token's slots, from slot `first` on.
+template <bool kWide, int K, class T>
+CUTE_HOST_DEVICE void load_slots(SlotMatrix const& matrix, int64_t token, int first, int topk, T (&values)[K]) {
+  char const* const row = matrix.of_token(token);
+  if constexpr (kWide) {
+    constexpr int kNeighbours = kSlotNeighbours<K, T>;
     using Bits = cute::uint_bit_t<kNeighbours* int(sizeof(T)) * 8>;
     CUTE_UNROLL
     for (int k = 0; k < K; k += kNeighbours) {
-      *reinterpret_cast<Bits*>(values + k) = *reinterpret_cast<Bits const*>(row + first + k);
+      *reinterpret_cast<Bits*>(values + k) = *reinterpret_cast<Bits const*>(row + k * int(sizeof(T)));
     }
-    return;
-  }
-#else
-  (void)wide;
-#endif
-  CUTE_UNROLL
-  for (int k = 0; k < K; ++k) {
-    int const slot = first + k < topk ? first + k : topk - 1;  // past the last slot: any that exists
-    values[k] = row[slot * topk_stride];
+  } else {
+    CUTE_UNROLL
+    for (int k = 0; k < K; ++k) {
+      int const slot = first + k < topk ? first + k : topk - 1;  // past the last slot: any that exists
+      values[k] = *reinterpret_cast<T const*>(row + slot * matrix.slot_bytes);
+    }
   }
 }
 
 // Indices of int32 or int64 as `Index`es; one that this cannot hold becomes -1. The int32s are not touched after their
 // load: arithmetic here, behind a branch, would wait for them.
-template <int K, class Index>
-CUTE_HOST_DEVICE void load_indices(IndexMatrix const& matrix, int64_t token, int first, int topk, Index (&values)[K]) {
-  int64_t const row = token * matrix.token_stride;
-  if (matrix.is_int64) {
-    int64_t wide[K];
-    load_slots(static_cast<int64_t const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, wide);
+template <bool kWide, int K, class Index>
+CUTE_HOST_DEVICE void load_indices(SlotMatrix const& matrix, int64_t token, int first, int topk, Index (&values)[K]) {
+  if (matrix.bytes == 8) {
+    alignas(16) int64_t wide[K];
+    load_slots<kWide>(matrix, token, first, topk, wide);
     CUTE_UNROLL
     for (int k = 0; k < K; ++k) values[k] = static_cast<Index>(wide[k]) == wide[k] ? static_cast<Index>(wide[k]) : -1;
+  } else if constexpr (sizeof(Index) == 4) {
+    load_slots<kWide>(matrix, token, first, topk, values);
   } else {
-    int32_t narrow[K];
-    load_slots(static_cast<int32_t const*>(matrix.data) + row, matrix.topk_stride, matrix.wide, first, topk, narrow);
+    alignas(16) int32_t narrow[K];
+    load_slots<kWide>(matrix, token, first, topk, narrow);
     CUTE_UNROLL
     for (int k = 0; k < K; ++k) values[k] = narrow[k];
   }
@@ -74,10 +85,9 @@ CUTE_HOST_DEVICE Place<C> place_of(Operands<C> const& operands, int64_t token, i
     static_assert(C::kEpilogue == Epilogue::kPlain, "no other operand is known to be packed, nor the rows' order");
     return {operands.input + token * (C::kTopK * C::kHidden) + hidden, token * C::kHidden + hidden, token, hidden};
   } else {
-    bool is_permuted = false;
-    if constexpr (C::kEpilogue >= Epilogue::kPermuted) is_permuted = operands.is_permuted;
     int64_t const column = hidden * (C::kVectorWidth == 1 ? operands.input_hidden_stride : 1);
-    return {operands.input + (is_permuted ? 0 : token * operands.input_token_stride) + column,
+    int64_t const first_row = C::kEpilogue == Epilogue::kPermuted ? 0 : token * operands.input_token_stride;
+    return {operands.input + first_row + column,
             token * operands.output_token_stride + hidden * (C::kVectorWidth == 1 ? operands.output_hidden_stride : 1),
             token, hidden};
   }
@@ -93,112 +103,73 @@ CUTE_HOST_DEVICE int64_t offset_in_shared(Operands<C> const& operands, Place<C> 
 // Elements from a row of the input to the next.
 template <class C>
 CUTE_HOST_DEVICE int64_t row_stride(Operands<C> const& operands) {
-  if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-    if (operands.is_permuted) return operands.input_token_stride;
-  }
   return kIsPacked<C> ? int64_t(C::kHidden) : operands.input_topk_stride;
 }
 
-// A looked-up row, or a negative where the input has none of that number.
+// Where a row has the vector that the first row has at `input`.
+template <class C, class T, class Row>
+CUTE_HOST_DEVICE T const* in_row(Operands<C> const& operands, T const* input, Row row) {
+  if constexpr (kNarrowRows<C>) {
+    uint64_t const bytes = uint64_t(static_cast<uint32_t>(row)) * operands.row_bytes;
+    return reinterpret_cast<T const*>(reinterpret_cast<char const*>(input) + bytes);
+  } else {
+    return input + row * row_stride(operands);
+  }
+}
+
+// Whether a slot reads the row that it says: -1 says that it takes no part, and a looked-up one may not exist.
 template <class C, class Row>
-CUTE_HOST_DEVICE Row row_or_none(Operands<C> const& operands, Row row) {
-  return row < operands.rows ? row : Row(-1);
+CUTE_HOST_DEVICE bool exists(Operands<C> const& operands, Row row) {
+  if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
+    using Unsigned = std::make_unsigned_t<Row>;
+    return static_cast<Unsigned>(row) < static_cast<Unsigned>(operands.rows);
+  } else {
+    return row >= 0;
+  }
 }
 
 // The rows that K slots of a token read, from slot `first` on: counted from the token's first row, or from the input's
-// where it is permuted. Negative: the slot takes no part, and nothing is read.
+// where they are looked up.
 template <class C, int K>
 struct SlotRows {
   // Each is kept while its row is on its way; half the registers of an int64 let more rows be so.
-  using Row = std::conditional_t<C::kEpilogue == Epilogue::kRouted, int64_t, int32_t>;
-  Row rows[K];
+  using Row = std::conditional_t<C::kEpilogue == Epilogue::kRouted && !kNarrowRows<C>, int64_t, int32_t>;
+  alignas(16) Row rows[K];
 
   SlotRows() = default;
 
   CUTE_HOST_DEVICE SlotRows(Operands<C> const& operands, int64_t token, int first, int topk) {
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-      if (operands.is_permuted) {
-        load_indices(operands.rows_of_slots, token, first, topk, rows);
+      if (looks_up_rows(operands)) {
+        load_indices<kWideSlots<C, K>>(operands.rows_of_slots, token, first, topk, rows);
         CUTE_UNROLL
-        for (int k = 0; k < K; ++k) rows[k] = exists(k, first, topk) ? row_or_none(operands, rows[k]) : -1;
+        for (int k = 0; k < K; ++k) rows[k] = is_slot(k, first, topk) ? rows[k] : -1;
         return;
       }
     }
     CUTE_UNROLL
-    for (int k = 0; k < K; ++k) rows[k] = exists(k, first, topk) ? first + k : -1;
+    for (int k = 0; k < K; ++k) rows[k] = is_slot(k, first, topk) ? first + k : -1;
   }
 
   // Drops the slots whose expert lives elsewhere.
   CUTE_HOST_DEVICE void drop_remote_experts(Operands<C> const& operands, int64_t token, int first, int topk) {
     if constexpr (C::kEpilogue == Epilogue::kRouted) {
-      if (operands.expert_ids.data == nullptr) return;
+      if (operands.expert_ids.bytes == 0) return;
       int64_t experts[K];
-      load_indices(operands.expert_ids, token, first, topk, experts);
+      load_indices<kWideSlots<C, K>>(operands.expert_ids, token, first, topk, experts);
       CUTE_UNROLL
       for (int k = 0; k < K; ++k) rows[k] = is_local(operands, experts[k]) ? rows[k] : -1;
     }
   }
 
-  CUTE_HOST_DEVICE bool live(int k) const { return rows[k] >= 0; }
+  CUTE_HOST_DEVICE Row row(int k) const { return rows[k]; }
 
-  // Elements from the place in the input to the row that slot k reads.
-  CUTE_HOST_DEVICE int64_t offset(Operands<C> const& operands, int k) const { return rows[k] * row_stride(operands); }
+  // Whether slot k takes part: nothing is read for the others.
+  CUTE_HOST_DEVICE bool live(Operands<C> const& operands, int k) const { return exists(operands, rows[k]); }
 
  private:
-  CUTE_HOST_DEVICE static bool exists(int k, int first, int topk) {
+  CUTE_HOST_DEVICE static bool is_slot(int k, int first, int topk) {
     return C::kTopK == K || K == 1 || first + k < topk;
-  }
-};
-
-// A token's own weights.
-template <class C>
-CUTE_HOST_DEVICE WeightMatrix weights_of_token(Operands<C> const& operands, int64_t token) {
-  WeightMatrix weights;
-  if constexpr (C::kEpilogue != Epilogue::kPlain) {
-    weights = operands.weights;
-    int const bytes = slot_bytes(weights, sizeof(Element<C::kDType>));
-    if (weights.data) weights.data = static_cast<char const*>(weights.data) + token * weights.token_stride * bytes;
-  }
-  return weights;
-}
-
-// The weights of K slots of a token, from slot `first` on; ones where the call has none.
-template <class C, int K>
-struct SlotWeights {
-  using T = Element<C::kDType>;
-
-  Accumulator<T> values[K];  // unset in a plain kernel
-
-  SlotWeights() = default;
-
-  CUTE_HOST_DEVICE SlotWeights(WeightMatrix const& of_token, int first, int topk) {
-    if constexpr (C::kEpilogue != Epilogue::kPlain) look_up(of_token, first, topk);
-  }
-
-  // A skipped slot's row is zeros, and -0 x 0 leaves any sum as it is: +0 x 0 would make +0 of -0.
-  CUTE_HOST_DEVICE void drop_skipped(SlotRows<C, K> const& slots) {
-    CUTE_UNROLL
-    for (int k = 0; k < K; ++k) values[k] = slots.live(k) ? values[k] : Accumulator<T>(-0.0);
-  }
-
- private:
-  CUTE_HOST_DEVICE void look_up(WeightMatrix const& of_token, int first, int topk) {
-    if (of_token.data == nullptr) {
-      CUTE_UNROLL
-      for (int k = 0; k < K; ++k) values[k] = 1;
-    } else if (of_token.is_float32) {
-      convert(static_cast<float const*>(of_token.data), of_token, first, topk);
-    } else {
-      convert(static_cast<T const*>(of_token.data), of_token, first, topk);
-    }
-  }
-
-  template <class Stored>
-  CUTE_HOST_DEVICE void convert(Stored const* row, WeightMatrix const& of_token, int first, int topk) {
-    Stored stored[K];
-    load_slots(row, of_token.topk_stride, of_token.wide, first, topk, stored);
-    CUTE_UNROLL
-    for (int k = 0; k < K; ++k) values[k] = to_accumulator(stored[k]);
   }
 };
 

@@ -4,6 +4,7 @@
 #include "dependent_launch.cuh"
 #include "forecast.cuh"
 #include "grid.cuh"
+#include "lane_rows.cuh"
 #include "occupancy.cuh"
 
 namespace moe_cute {
@@ -15,6 +16,35 @@ __device__ __forceinline__ void prefetch_second(Operands<C> const& operands, Gri
   if constexpr (C::kVectorWidth > 1) {
     if (!has_warp_before(index, vectors)) return;
     prefetch_token(operands, place_of_vector(operands, grid, min(index, vectors - 1)));
+  }
+}
+
+// The row of a looked-up slot is two latencies away from a thread's start. So one thread of each block asks for the
+// slots of the token that will follow in its place, and, where none has asked for its own, for those.
+template <class C>
+__device__ __forceinline__ void prefetch_slots_ahead(Operands<C> const& operands, Grid const& grid, int64_t token) {
+  if (grid.prefetching_blocks == 0) prefetch_slots(operands, token);
+  int64_t const successor = token + (grid.to_next_block < 0 ? -grid.ahead : grid.ahead);
+  if (successor >= 0 && successor < grid.tokens) prefetch_slots(operands, successor);
+}
+
+// By the whole warp.
+template <class C>
+__device__ __forceinline__ void sum_vector(Operands<C> const& operands, Place<C> const& place,
+                                           Finish<C> const& finish) {
+  if constexpr (C::kEpilogue == Epilogue::kWeighted && C::kTopK != kAny && C::kVectorWidth > 1) {
+    if (!sum_forecast_vector(known_rows(operands, place), finish)) sum_chunks<1>(operands, place, finish);
+  } else if constexpr (kAsksLanes<C>) {
+    LaneRows<C> const slots(operands, place);
+    if (slots.made() && operands.has_wide_slots) {
+      Sum<C> sum;
+      add_slot_rows<C::kTopK>(operands, place, finish, slots, 0, C::kTopK, sum);
+      store_sum(finish, sum);
+    } else {
+      sum_chunks<1>(operands, place, finish);
+    }
+  } else {
+    sum_reduce_vector(operands, place, finish);
   }
 }
 
@@ -57,9 +87,7 @@ __global__ void __launch_bounds__(kMaxThreads<C>, kMinBlocks<C>)
   bool has_more = has_warp_before(thread + grid.stride, expected);
   if constexpr (C::kEpilogue == Epilogue::kRouted && kForecasts<C>) keep(has_more, never);
   if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
-    if (grid.prefetching_blocks == 0) prefetch_slots(operands, place.token);
-    int64_t const successor = place.token + (grid.to_next_block < 0 ? -grid.ahead : grid.ahead);
-    if (successor >= 0 && successor < grid.tokens) prefetch_slots(operands, successor);
+    if (threadIdx.x == 0) prefetch_slots_ahead(operands, grid, place.token);
   }
   // Every block waits, also one with nothing to do: else this grid could end before the one it depends on, and a third
   // that waits for this one alone would read too early.
@@ -72,10 +100,10 @@ __global__ void __launch_bounds__(kMaxThreads<C>, kMinBlocks<C>)
     for (int32_t index = is_done ? thread + grid.stride : thread; has_warp_before(index, vectors);
          index += grid.stride) {
       Place<C> const next = place_of_vector(operands, grid, min(index, vectors - 1));
-      sum_reduce_vector(operands, next, finish_of(operands, next, index < vectors));
+      sum_vector(operands, next, finish_of(operands, next, index < vectors));
     }
   } else if (!is_done) {
-    sum_reduce_vector(operands, place, finish);
+    sum_vector(operands, place, finish);
   }
 }
 

@@ -21,6 +21,8 @@ def accepts(variant: Variant, input: Tensor, output: Tensor, tensors: Tensors) -
         return False
     if EPILOGUES.index(variant.epilogue) < EPILOGUES.index(needed_epilogue(input, output, tensors)):
         return False
+    if variant.epilogue == "permuted" and "inv_permuted_idx" not in tensors:
+        return False
     slots: Tensor = tensors.get("inv_permuted_idx", input)
     topk = slots.shape[1]
     if variant.topk not in (None, topk) or variant.hidden not in (None, input.shape[-1]):

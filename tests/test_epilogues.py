@@ -1,5 +1,6 @@
 """The finalize step in one pass: weights, skipped slots, permuted rows, the shared expert, live tokens, dtypes."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -42,11 +43,9 @@ def test_every_combination(device: torch.device, dtype: torch.dtype, hidden: int
         fused_call(fusion, TOKENS, TOPK, hidden, dtype, rng).check(device)
 
 
+WEIGHTED = [Fusion(weights="float32"), Fusion(weights="input"), Fusion(shared="own"), Fusion(shared="output")]
 ONE_AT_A_TIME = [
-    Fusion(weights="float32"),
-    Fusion(weights="input"),
-    Fusion(shared="own"),
-    Fusion(shared="output"),
+    *WEIGHTED,
     Fusion(rows=torch.int32),
     Fusion(rows=torch.int64),
     Fusion(ids="ids"),
@@ -58,7 +57,8 @@ ONE_AT_A_TIME = [
 
 @pytest.mark.parametrize("variant", variants_where(lambda variant: variant.epilogue != "plain"))
 def test_every_variant(variant: Variant, rng: torch.Generator) -> None:
-    usable = {"weighted": ONE_AT_A_TIME[:4], "permuted": ONE_AT_A_TIME[:6], "routed": ONE_AT_A_TIME}[variant.epilogue]
+    permuted = [replace(fusion, rows=rows) for rows in (torch.int32, torch.int64) for fusion in (Fusion(), *WEIGHTED)]
+    usable = {"weighted": WEIGHTED, "permuted": permuted, "routed": ONE_AT_A_TIME}[variant.epilogue]
     width = variant.vector_width
     for fusion in usable:
         for hidden in (width, 37 * width):

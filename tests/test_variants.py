@@ -36,11 +36,17 @@ def accepted_shapes(variant: Variant) -> list[tuple[int, int, int]]:
     return [(tokens, topk, hidden) for hidden in hidden_sizes for topk in topks for tokens in (1, 3)]
 
 
+def least_call(variant: Variant, tokens: int, topk: int, hidden: int, dtype: torch.dtype, rng: torch.Generator) -> Call:
+    """A call with no more than what the variant's epilogue cannot do without."""
+    if variant.epilogue == "permuted":
+        return fused_call(Fusion(rows=torch.int32), tokens, topk, hidden, dtype, rng)
+    return plain_call(tokens, topk, hidden, dtype, rng)
+
+
 @pytest.mark.parametrize("variant", variants_where())
 def test_equals_the_reference(variant: Variant, rng: torch.Generator) -> None:
     for tokens, topk, hidden in accepted_shapes(variant):
-        call = plain_call(tokens, topk, hidden, variant.dtype, rng)
-        call.check(variant.backend, variant.name)
+        least_call(variant, tokens, topk, hidden, variant.dtype, rng).check(variant.backend, variant.name)
         if variant.epilogue != "plain" and topk > 0:
             fused_call(FULLEST[variant.epilogue], tokens, topk, hidden, variant.dtype, rng).check(
                 variant.backend, variant.name
@@ -52,12 +58,14 @@ def test_equals_the_reference(variant: Variant, rng: torch.Generator) -> None:
 )
 def test_alignment_of_one_vector_is_enough(variant: Variant, rng: torch.Generator) -> None:
     topk, hidden = variant.topk or 3, variant.hidden or 5 * variant.vector_width
-    call = plain_call(3, topk, hidden, variant.dtype, rng)
+    call = least_call(variant, 3, topk, hidden, variant.dtype, rng)
     width = variant.vector_width
     apart = 0 if variant.hidden else width  # a specialised hidden size wants packed rows
-    input = placed(call.input, "cuda", strides=(topk * hidden + apart, hidden, 1), offset=width)
+    tensors = {name: tensor.cuda() for name, tensor in call.tensors.items()}
+    strides = (hidden + apart, 1) if "inv_permuted_idx" in tensors else (topk * hidden + apart, hidden, 1)
+    input = placed(call.input, "cuda", strides=strides, offset=width)
     out = canvas((3, hidden), variant.dtype, "cuda", strides=(hidden + apart, 1), offset=width)
-    moe_cute.sum_reduce(input, out.view, call.scale, variant=variant.name)
+    moe_cute.sum_reduce(input, out.view, call.scale, **tensors, variant=variant.name)
     out.assert_written_inside_only()
     assert_same_bits(out.view, call.expected())
 
@@ -67,15 +75,19 @@ def refused_calls(variant: Variant, rng: torch.Generator) -> list[tuple[str, Cal
     dtype, width = variant.dtype, variant.vector_width
     topk, hidden = variant.topk or 3, variant.hidden or 3 * width
     plain = plain_call(3, topk, hidden, dtype, rng)
+    least = least_call(variant, 3, topk, hidden, dtype, rng)
     other = torch.float64 if dtype is not torch.float64 else torch.float32
     calls: list[tuple[str, Call, dict[str, str]]] = [("it reads", plain_call(3, topk, hidden, other, rng), {})]
+    if variant.epilogue == "permuted":
+        calls.append(("it looks up rows, and the call has no inv_permuted_idx", plain, {}))
     for epilogue in EPILOGUES[EPILOGUES.index(variant.epilogue) + 1 :]:
         calls.append((f"needs the {epilogue} epilogue", fused_call(FULLEST[epilogue], 3, topk, hidden, dtype, rng), {}))
     if variant.epilogue != "routed" and dtype is torch.float32:
         narrowed = fused_call(Fusion(out_dtype=torch.bfloat16), 3, topk, hidden, dtype, rng)
         calls.append(("needs the routed epilogue", narrowed, {}))
     if variant.topk is not None:
-        calls.append((f"topk is {topk + 1}, not {topk}", plain_call(3, topk + 1, hidden, dtype, rng), {}))
+        more = least_call(variant, 3, topk + 1, hidden, dtype, rng)
+        calls.append((f"topk is {topk + 1}, not {topk}", more, {}))
     if variant.hidden is not None:
         calls.append((f"not {hidden}", plain_call(3, topk, hidden + width, dtype, rng), {}))
         if topk > 1:
@@ -84,14 +96,16 @@ def refused_calls(variant: Variant, rng: torch.Generator) -> list[tuple[str, Cal
         calls.append(("the output's rows are .*, not packed", plain, {"output_layout": "column_slice"}))
     if variant.backend == "cuda" and width > 1:
         if variant.hidden is None:
-            calls.append((f"no multiple of {width}", plain_call(3, topk, hidden + 1, dtype, rng), {}))
+            calls.append((f"no multiple of {width}", least_call(variant, 3, topk, hidden + 1, dtype, rng), {}))
+        if variant.hidden is None and variant.epilogue != "permuted":
             if topk > 1:
                 calls.append(("input's topk rows are", plain, {"input_layout": "sliced_rows_odd"}))
             calls.append(("input's hidden stride is 2", plain, {"input_layout": "every_second_element"}))
             calls.append(("input's rows are", plain, {"input_layout": "padded_tokens_odd"}))
-        calls.append(("input starts", plain, {"input_layout": "offset_by_one"}))
-        calls.append(("output starts", plain, {"output_layout": "offset_by_one"}))
-        calls.append(("output's hidden stride is 2", plain, {"output_layout": "every_second_element"}))
+        if variant.epilogue != "permuted":
+            calls.append(("input starts", plain, {"input_layout": "offset_by_one"}))
+        calls.append(("output starts", least, {"output_layout": "offset_by_one"}))
+        calls.append(("output's hidden stride is 2", least, {"output_layout": "every_second_element"}))
     return calls
 
 

@@ -66,7 +66,7 @@ struct Trial {
 
   int const tokens;
   int const hidden;
-  bool const permuted = C::kEpilogue >= Epilogue::kPermuted && below(4) != 0;
+  bool const permuted = C::kEpilogue == Epilogue::kPermuted || (kRouted && below(4) != 0);
   bool const wide_rows = below(2);
   int const weights = below(3);            // none, float32, of the input's dtype
   int const ids = kRouted ? below(3) : 0;  // none, without a map, with one

@@ -61,7 +61,7 @@ std::vector<T> indices(int64_t count, int64_t limit) {
 std::string run(Variant const& variant, Case const& c, DType output_dtype) {
   int const bytes = element_bytes(variant.dtype), output_bytes = element_bytes(output_dtype);
   bool const routed = c.fused && variant.epilogue == Epilogue::kRouted;
-  bool const permuted = c.fused && variant.epilogue >= Epilogue::kPermuted;
+  bool const permuted = variant.epilogue == Epilogue::kPermuted || (c.fused && variant.epilogue == Epilogue::kRouted);
   bool const weighted = c.fused && variant.epilogue >= Epilogue::kWeighted;
 
   SumReduceArguments call;
