@@ -33,6 +33,8 @@ def accepts(variant: Variant, input: Tensor, output: Tensor, tensors: Tensors) -
         return variant.why_not_here() is None
     if input.shape[-1] % variant.vector_width:
         return False
+    if variant.epilogue != "plain" and input.shape[-2] > 1 and input.stride(-2) * input.element_size() >= 2**32:
+        return False
     read_or_written = [input, output, *(tensors[name] for name in ("shared_output",) if name in tensors)]
     return all(_vectors_fit(tensor, variant.vector_width) for tensor in read_or_written)
 

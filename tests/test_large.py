@@ -113,6 +113,22 @@ class TestLarge:
         moe_cute.sum_reduce(input, output, SCALE)
         assert_matches(output, input)
 
+    @needs_gib(8)
+    @pytest.mark.parametrize("permuted", [False, True])
+    def test_rows_four_gib_apart(self, permuted: bool) -> None:
+        """Farther than a fused kernel of vectors counts in 32 bits of bytes."""
+        hidden, distance = 64, 2**31 + 8
+        slots = random_input(2, hidden)
+        apart = random_input(distance + hidden).as_strided((2, hidden), (distance, 1))
+        apart.copy_(slots)
+        output, weights = poisoned(1, hidden), torch.ones(1, 2, device="cuda")
+        if permuted:
+            index = torch.tensor([[1, 0]], device="cuda")
+            moe_cute.sum_reduce(apart, output, SCALE, inv_permuted_idx=index, topk_weights=weights)
+        else:
+            moe_cute.sum_reduce(apart[None], output, SCALE, topk_weights=weights)
+        assert_matches(output, slots[None])
+
     @needs_gib(16)
     @pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
     def test_permuted_rows_past_2_to_31(self, index_dtype: torch.dtype) -> None:

@@ -326,10 +326,40 @@ def test_measured_launches(path: Path) -> None:
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_routed_calls_follow_the_ladder_of_permuted_ones(dtype: torch.dtype) -> None:
+    """The nearest of those measured. Routed kernels have no narrower vectors than of 8 bytes."""
+    for tokens in (512, 1024, 2048, 8192):
+        ask = functools.partial(moe_cute.explain, dtype=dtype, device="cuda", architecture=90)
+        permuted = ask((8 * tokens, 4096), inv_permuted_idx=(tokens, 8))
+        routed = ask((tokens, 8, 4096), topk_ids=True)
+        width = named(permuted.variant).vector_width
+        assert named(routed.variant).vector_width == width
+        assert (routed.threads, routed.prefetch) == (permuted.threads, permuted.prefetch)
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
 @pytest.mark.parametrize(("rows", "epilogue"), [(2**31 - 1, "permuted"), (2**31, "routed")])
 def test_rows_beyond_32_bits(rows: int, epilogue: str) -> None:
     found = moe_cute.explain((rows, 8), inv_permuted_idx=(4, 2), device="cuda", architecture=90)
     assert named(found.variant).epilogue == epilogue
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("index", [None, torch.int32])
+def test_rows_four_gib_apart(index: torch.dtype | None, rng: torch.Generator) -> None:
+    draw = Draw("cuda", rng)
+    slots = {"topk_weights": draw.tensor((2, 8), torch.float32)}
+    if index is not None:
+        slots["inv_permuted_idx"] = draw.tensor((2, 8), index)
+    shape = (2, 8, 2048) if index is None else (16, 2048)
+    for pad, narrow in [(2**31 - 2048 - 8, False), (2**31 - 2048, True)]:
+        question = Question(draw.tensor(shape, torch.bfloat16, pad=pad), draw.tensor((2, 2048), torch.bfloat16), slots)
+        found = question.ask()
+        assert (named(found.variant).vector_width == 1) is narrow
+        assert any("bytes apart, and it counts them in 32 bits" in reason for _, reason in found.refused) is narrow
+        assert accepts(named(found.variant), question.input, question.output, slots)
+        assert not any(accepts(named(name), question.input, question.output, slots) for name, _ in found.refused)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")

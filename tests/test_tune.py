@@ -66,8 +66,8 @@ def test_few_blocks_a_multiprocessor_count_less(tokens: int, expected: Launch) -
         (4096, 8, 8, "plain", "h4096_k8_v{}"),
         (4100, 8, 8, "plain", "hany_k8_v{}"),
         (4096, 5, 0, "plain", "hany_kany_v{}"),
-        (4096, 8, 8, "weighted", "hany_k8_v{}_weighted"),
-        (4096, 8, 8, "unpermute_weighted", "hany_k8_v{}_permuted"),
+        (4096, 8, 8, "weighted_shared", "hany_k8_v{}_weighted"),
+        (4096, 8, 8, "unpermute_weighted_shared", "hany_k8_v{}_permuted"),
     ],
 )
 def test_what_is_measured_is_what_such_a_call_gets(
