@@ -86,8 +86,7 @@ CUTE_HOST_DEVICE Place<C> place_of(Operands<C> const& operands, int64_t token, i
     return {operands.input + token * (C::kTopK * C::kHidden) + hidden, token * C::kHidden + hidden, token, hidden};
   } else {
     int64_t const column = hidden * (C::kVectorWidth == 1 ? operands.input_hidden_stride : 1);
-    int64_t const first_row = C::kEpilogue == Epilogue::kPermuted ? 0 : token * operands.input_token_stride;
-    return {operands.input + first_row + column,
+    return {operands.input + (C::kEpilogue == Epilogue::kPermuted ? 0 : token * operands.input_token_stride) + column,
             token * operands.output_token_stride + hidden * (C::kVectorWidth == 1 ? operands.output_hidden_stride : 1),
             token, hidden};
   }

@@ -85,23 +85,26 @@ CUTE_HOST_DEVICE void load_shared(Finish<C> const& finish, Sum<C>& sum) {
   }
 }
 
-// Adds row k by its weight.
-template <int K, class C>
-CUTE_HOST_DEVICE void add_row(Rows<Element<C::kDType>, C::kVectorWidth, K> const& rows,
-                              SlotWeights<C, K> const& weights, int k, Sum<C>& sum) {
+// Adds those of K rows that `adds` says, each by its weight.
+template <int K, class C, class Adds>
+CUTE_HOST_DEVICE void add_rows_if(Adds const& adds, Rows<Element<C::kDType>, C::kVectorWidth, K> const& rows,
+                                  SlotWeights<C, K> const& weights, Sum<C>& sum) {
   MOE_CUTE_UNROLL
-  for (int v = 0; v < C::kVectorWidth; ++v) {
-    auto const term = rows(v, k);
-    sum.values(v) =
-        C::kEpilogue == Epilogue::kPlain ? sum.values(v) + term : fma_rn(weights.values[k], term, sum.values(v));
+  for (int k = 0; k < K; ++k) {
+    if (!adds(k)) continue;
+    MOE_CUTE_UNROLL
+    for (int v = 0; v < C::kVectorWidth; ++v) {
+      auto const term = rows(v, k);
+      sum.values(v) =
+          C::kEpilogue == Epilogue::kPlain ? sum.values(v) + term : fma_rn(weights.values[k], term, sum.values(v));
+    }
   }
 }
 
 template <int K, class C>
 CUTE_HOST_DEVICE void add_rows(Rows<Element<C::kDType>, C::kVectorWidth, K> const& rows,
                                SlotWeights<C, K> const& weights, Sum<C>& sum) {
-  MOE_CUTE_UNROLL
-  for (int k = 0; k < K; ++k) add_row(rows, weights, k, sum);
+  add_rows_if([](int) { return true; }, rows, weights, sum);
 }
 
 // Whether the rows of skipped slots are jumped over, else added as zeros. With an eighth of the slots live, bfloat16
@@ -137,10 +140,7 @@ CUTE_HOST_DEVICE void add_slot_rows(Operands<C> const& operands, Place<C> const&
     weights = load_weights<C, K>(operands.weights, place.token, first, topk);
   }
   if constexpr (kJumps<C>) {
-    CUTE_UNROLL
-    for (int k = 0; k < K; ++k) {
-      if (slots.live(operands, k)) add_row(rows, weights, k, sum);
-    }
+    add_rows_if([&](int k) { return slots.live(operands, k); }, rows, weights, sum);
   } else {
     if constexpr (kMaySkip && C::kEpilogue != Epilogue::kPlain) {
       weights.drop_skipped([&](int k) { return slots.live(operands, k); });
@@ -163,7 +163,6 @@ template <int K, class C>
 CUTE_HOST_DEVICE void add_chunks(Operands<C> const& operands, Place<C> const& place, Finish<C> const& finish, int first,
                                  int topk, Sum<C>& sum) {
   constexpr bool kHalves = K > 4;
-  CUTE_NO_UNROLL
   for (; topk - first > (kHalves ? K / 2 : 0); first += K) add_slots<K>(operands, place, finish, first, topk, sum);
   if constexpr (kHalves) add_chunks<K / 2>(operands, place, finish, first, topk, sum);
 }
@@ -182,13 +181,12 @@ CUTE_HOST_DEVICE void store_sum(Finish<C> const& finish, Sum<C>& sum) {
   });
 }
 
-// Sums the vector at `place`, K slots at a time: wherever they are.
-template <int K, class C>
-CUTE_HOST_DEVICE void sum_chunks(Operands<C> const& operands, Place<C> const& place, Finish<C> const& finish) {
-  int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
+// Sums the vector at `place` slot by slot, wherever they are: more at a time would take registers from the others.
+template <class C>
+CUTE_HOST_DEVICE void sum_slot_by_slot(Operands<C> const& operands, Place<C> const& place, Finish<C> const& finish) {
   Sum<C> sum;
-  if (!kPredicatesLoads || topk == 0) load_shared(finish, sum);
-  add_chunks<K>(operands, place, finish, 0, topk, sum);
+  CUTE_NO_UNROLL
+  for (int slot = 0; slot < C::kTopK; ++slot) add_slots<1>(operands, place, finish, slot, C::kTopK, sum);
   store_sum(finish, sum);
 }
 
@@ -197,16 +195,20 @@ CUTE_HOST_DEVICE void sum_chunks(Operands<C> const& operands, Place<C> const& pl
 template <class C>
 CUTE_HOST_DEVICE void sum_reduce_vector(Operands<C> const& operands, Place<C> const& place, Finish<C> const& finish) {
   constexpr int K = kRowsInFlight<C>;
-  if constexpr (C::kTopK != K) {
-    sum_chunks<K>(operands, place, finish);
-  } else if (has_wide_slots<K>(operands)) {
-    Sum<C> sum;
+  if (!has_wide_slots<K>(operands)) {
+    sum_slot_by_slot(operands, place, finish);
+    return;
+  }
+  Sum<C> sum;
+  if constexpr (C::kTopK == K) {
     if (!kPredicatesLoads) load_shared(finish, sum);
     add_slots<K>(operands, place, finish, 0, K, sum);
-    store_sum(finish, sum);
   } else {
-    sum_chunks<1>(operands, place, finish);  // two at a time would take registers from the others
+    int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
+    if (!kPredicatesLoads || topk == 0) load_shared(finish, sum);
+    add_chunks<K>(operands, place, finish, 0, topk, sum);
   }
+  store_sum(finish, sum);
 }
 
 }  // namespace moe_cute

@@ -33,7 +33,7 @@ template <class C>
 __device__ __forceinline__ void sum_vector(Operands<C> const& operands, Place<C> const& place,
                                            Finish<C> const& finish) {
   if constexpr (C::kEpilogue == Epilogue::kWeighted && C::kTopK != kAny && C::kVectorWidth > 1) {
-    if (!sum_forecast_vector(known_rows(operands, place), finish)) sum_chunks<1>(operands, place, finish);
+    if (!sum_forecast_vector(known_rows(operands, place), finish)) sum_slot_by_slot(operands, place, finish);
   } else if constexpr (kAsksLanes<C>) {
     LaneRows<C> const slots(operands, place);
     if (slots.made() && operands.has_wide_slots) {
@@ -41,7 +41,7 @@ __device__ __forceinline__ void sum_vector(Operands<C> const& operands, Place<C>
       add_slot_rows<C::kTopK>(operands, place, finish, slots, 0, C::kTopK, sum);
       store_sum(finish, sum);
     } else {
-      sum_chunks<1>(operands, place, finish);
+      sum_slot_by_slot(operands, place, finish);
     }
   } else {
     sum_reduce_vector(operands, place, finish);
