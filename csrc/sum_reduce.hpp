@@ -169,11 +169,15 @@ CUTE_HOST_DEVICE void add_chunks(Operands<C> const& operands, Place<C> const& pl
 
 template <class C>
 CUTE_HOST_DEVICE void store_sum(Finish<C> const& finish, Sum<C>& sum) {
-  // Where loads are predicated, the addition is none less: that of -0 leaves any product as it is.
-  bool const adds_shared = C::kEpilogue != Epilogue::kPlain && (kPredicatesLoads || sum.has_shared);
   MOE_CUTE_UNROLL
   for (int v = 0; v < C::kVectorWidth; ++v) {
-    sum.values(v) = adds_shared ? fma_rn(sum.values(v), finish.scale, sum.shared(v)) : sum.values(v) * finish.scale;
+    if constexpr (kPredicatesLoads && C::kEpilogue != Epilogue::kPlain) {
+      // Likewise predicated, the addition is none less: that of -0 leaves any product as it is.
+      sum.values(v) = fma_rn(sum.values(v), finish.scale, sum.shared(v));
+    } else {
+      sum.values(v) =
+          sum.has_shared ? fma_rn(sum.values(v), finish.scale, sum.shared(v)) : sum.values(v) * finish.scale;
+    }
   }
   if (finish.output == nullptr) return;
   with_output_element(finish, [&](auto element) {
