@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import moe_cute
-from tests.calls import SCALE, Fusion, Keywords, fused_call, random_values
+from tests.calls import FULLEST, SCALE, Fusion, Keywords, fused_call, random_values
 from tests.memory import OUTPUT_LAYOUTS, canvas, placed
 from tests.reference import FLOATS, assert_same_bits, sum_reduce
 from tests.variants import Variant, variants_where
@@ -115,6 +115,19 @@ def placed_slots(values: Tensor, strides: tuple[int, int], device: torch.device)
     view = torch.full((200,), -77, dtype=values.dtype, device=device).as_strided(values.shape, strides, 5)
     view[distinct].copy_(values[distinct])
     return view
+
+
+@pytest.mark.parametrize("variant", variants_where(lambda variant: variant.epilogue != "plain"))
+def test_every_variant_where_slots_are_no_neighbours(variant: Variant, rng: torch.Generator) -> None:
+    """Weights, ids and rows with an element between any two: no wide loads of them."""
+    topk, hidden = variant.topk or 5, 37 * variant.vector_width
+    call = fused_call(FULLEST[variant.epilogue], 3, topk, hidden, variant.dtype, rng)
+    arguments, tensors, out = call.place(variant.backend)
+    for name in {"topk_weights", "topk_ids", "inv_permuted_idx"} & tensors.keys():
+        tensors[name] = tensors[name].repeat_interleave(2, dim=1)[:, ::2]
+    moe_cute.sum_reduce(*arguments, **tensors, variant=variant.name)
+    out.assert_written_inside_only(rows=call.live_tokens)
+    assert_same_bits(out.view[: call.live_tokens], call.expected(), variant.name)
 
 
 @pytest.mark.parametrize("shared_layout", OUTPUT_LAYOUTS)

@@ -1,5 +1,6 @@
 // Runs the CUDA kernels that guess before `griddepcontrol.wait`, and some that do not, on the host: a warp of 32
-// threads, behind a kernel that has not yet written all or some of the operands, and writes them at the wait.
+// threads, whose slots are neighbours or not, behind a kernel that has not yet written all or some of the operands, and
+// writes them at the wait.
 //
 // With --late they are written after the kernel, and the run must be caught.
 #include <cute/tensor_impl.hpp>
@@ -68,6 +69,7 @@ struct Trial {
   int const hidden;
   bool const permuted = C::kEpilogue == Epilogue::kPermuted || (kRouted && below(4) != 0);
   bool const wide_rows = below(2);
+  int const apart = below(4) ? 1 : 3;      // slots: neighbours, or not
   int const weights = below(3);            // none, float32, of the input's dtype
   int const ids = kRouted ? below(3) : 0;  // none, without a map, with one
   bool const shared = below(2);
@@ -75,11 +77,12 @@ struct Trial {
   int const rows = permuted ? tokens * K + 3 : tokens * K;
 
   Operand<T> input{int64_t(rows) * hidden, number};
-  Operand<int64_t> row64{tokens * K, [this] { return below(16) ? below(rows + 4) - 2 : (int64_t(1) << 40) + 1; }};
-  Operand<int32_t> row32{tokens * K, [this] { return below(rows + 4) - 2; }};
-  Operand<float> weight32{tokens * K, number};
-  Operand<T> weight{tokens * K, number};
-  Operand<int64_t> expert{tokens * K, [] { return below(kExperts + 4) - 2; }};
+  Operand<int64_t> row64{tokens * K * apart,
+                         [this] { return below(16) ? below(rows + 4) - 2 : (int64_t(1) << 40) + 1; }};
+  Operand<int32_t> row32{tokens * K * apart, [this] { return below(rows + 4) - 2; }};
+  Operand<float> weight32{tokens * K * apart, number};
+  Operand<T> weight{tokens * K * apart, number};
+  Operand<int64_t> expert{tokens * K * apart, [] { return below(kExperts + 4) - 2; }};
   Operand<int32_t> map{kExperts, [] { return below(2) ? below(5) : -1; }};
   Operand<T> added{int64_t(tokens) * hidden, number};
   Operand<int32_t> live{1, [this] { return below(tokens + 2); }};
@@ -94,12 +97,12 @@ struct Trial {
     a.scale = 2.5;
     a.input_token_stride = permuted ? hidden : int64_t(K) * hidden;
     a.input_topk_stride = a.output_token_stride = a.shared_token_stride = hidden;
-    if (weights == 1) a.weights = {weight32.values.data(), K, 1, true};
-    if (weights == 2) a.weights = {weight.values.data(), K, 1, sizeof(T) == 4};
+    if (weights == 1) a.weights = {weight32.values.data(), K * apart, apart, true};
+    if (weights == 2) a.weights = {weight.values.data(), K * apart, apart, sizeof(T) == 4};
     a.is_permuted = permuted;
-    if (permuted && wide_rows) a.rows_of_slots = {row64.values.data(), K, 1, true};
-    if (permuted && !wide_rows) a.rows_of_slots = {row32.values.data(), K, 1, false};
-    if (ids) a.expert_ids = {expert.values.data(), K, 1, true};
+    if (permuted && wide_rows) a.rows_of_slots = {row64.values.data(), K * apart, apart, true};
+    if (permuted && !wide_rows) a.rows_of_slots = {row32.values.data(), K * apart, apart, false};
+    if (ids) a.expert_ids = {expert.values.data(), K * apart, apart, true};
     if (ids == 2) a.has_expert_map = true, a.expert_map = map.values.data(), a.experts = kExperts;
     if (shared) a.shared = added.values.data();
     if (counted) a.live_tokens = live.values.data();
@@ -151,10 +154,11 @@ struct Trial {
 
   // Negative: the slot is skipped.
   int64_t row_of(int slot) const {
-    if (ids && expert.written[slot] < 0) return -1;
-    if (ids == 2 && (expert.written[slot] >= kExperts || map.written[expert.written[slot]] < 0)) return -1;
+    int64_t const id = expert.written[slot * apart];
+    if (ids && id < 0) return -1;
+    if (ids == 2 && (id >= kExperts || map.written[id] < 0)) return -1;
     if (!permuted) return slot;
-    int64_t const row = wide_rows ? row64.written[slot] : row32.written[slot];
+    int64_t const row = wide_rows ? row64.written[slot * apart] : row32.written[slot * apart];
     return row < rows ? row : -1;
   }
 
@@ -163,7 +167,8 @@ struct Trial {
     float sum = 0;
     for (int slot = token * K; slot < (token + 1) * K; ++slot) {
       int64_t const row = row_of(slot);
-      float const by = weights == 0 ? 1 : weights == 1 ? weight32.written[slot] : to_accumulator(weight.written[slot]);
+      float const own = to_accumulator(weight.written[slot * apart]);
+      float const by = weights == 0 ? 1 : weights == 1 ? weight32.written[slot * apart] : own;
       if (row >= 0) sum = std::fma(by, to_accumulator(input.written[row * hidden + column]), sum);
     }
     float const plus = to_accumulator(added.written[int64_t(token) * hidden + column]);
@@ -212,6 +217,8 @@ int main(int count, char**) {
   run<DType::kFloat32, 8, 2, Epilogue::kRouted>();
   run<DType::kBFloat16, 8, 4, Epilogue::kWeighted>();
   run<DType::kFloat16, 10, 2, Epilogue::kWeighted>();
+  run<DType::kBFloat16, 8, 8, Epilogue::kWeighted>();
+  run<DType::kBFloat16, 8, 8, Epilogue::kPermuted>();
   run<DType::kBFloat16, 8, 8, Epilogue::kRouted>();
   std::printf("seed %u: %ld elements, %ld of them wrong\n", g_seed, g_checked, g_wrong);
   return g_wrong ? 1 : 0;
