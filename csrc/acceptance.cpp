@@ -47,18 +47,21 @@ std::string refuse_unpacked(SumReduceArguments const& call) {
   return {};
 }
 
+// Why a looked-up row is no int32; empty if it is.
+std::string refuse_many_rows(SumReduceArguments const& call) {
+  if (!call.is_permuted || call.rows <= INT32_MAX) return {};
+  return "the input has " + number(call.rows) + " rows, and it counts them in 32 bits";
+}
+
 // Why a row's address cannot be told in one multiplication of 32 bits (kNarrowRows); empty if it can.
 std::string refuse_far_rows(SumReduceArguments const& call) {
-  if (call.is_permuted && call.rows > INT32_MAX) {
-    return "the input has " + number(call.rows) + " rows, and it counts them in 32 bits";
-  }
   int64_t const rows = call.is_permuted ? call.rows : call.topk;
   int64_t const stride = call.is_permuted ? call.input_token_stride : call.input_topk_stride;
   int64_t const bytes = stride * element_bytes(call.input_dtype);
   if (rows > 1 && bytes > UINT32_MAX) {
     return "the input's rows are " + number(bytes) + " bytes apart, and it counts them in 32 bits";
   }
-  return {};
+  return refuse_many_rows(call);
 }
 
 std::string refuse_vectors(Variant const& variant, SumReduceArguments const& call) {
@@ -103,11 +106,10 @@ std::string refuse(Variant const& variant, SumReduceArguments const& call, Machi
   if (variant.epilogue < needed_epilogue(call)) {
     return std::string("the call needs the ") + name_of(needed_epilogue(call)) + " epilogue";
   }
-  if (variant.epilogue == Epilogue::kPermuted && !call.is_permuted) {
-    return "it looks up rows, and the call has no inv_permuted_idx";
-  }
-  if (variant.epilogue == Epilogue::kPermuted && call.rows > INT32_MAX) {
-    return "the input has " + number(call.rows) + " rows, and it counts them in 32 bits";
+  if (variant.epilogue == Epilogue::kPermuted) {
+    if (!call.is_permuted) return "it looks up rows, and the call has no inv_permuted_idx";
+    std::string const reason = refuse_many_rows(call);
+    if (!reason.empty()) return reason;
   }
   if (variant.epilogue != Epilogue::kRouted && call.input_dtype != call.output_dtype)
     return "it stores the input's dtype";

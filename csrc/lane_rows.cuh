@@ -2,7 +2,6 @@
 #pragma once
 
 #include "lane_slot.cuh"
-#include "warp_lines.cuh"
 
 namespace moe_cute {
 
@@ -17,9 +16,7 @@ class LaneRows {
  public:
   // To be made by the whole warp.
   __device__ LaneRows(Operands<C> const& operands, Place<C> const& place) {
-    int64_t const token = Lines::of_line(static_cast<long long>(place.token));
-    LaneSlot<C> const slot(operands, token, Lines::slot());
-    made_ = __all_sync(0xffffffffu, place.token == Lines::of_slot(static_cast<long long>(token), 0));
+    LaneSlot<C> const slot = slot_of_lane(operands, place, made_);
     int32_t const row = slot.row(operands, slot.look());
     taking_part_ = Lines::votes_of_line(__ballot_sync(0xffffffffu, row >= 0));
     bool const looks_up = looks_up_rows(operands);
@@ -30,7 +27,7 @@ class LaneRows {
     for (int k = 0; k < C::kTopK; ++k) rows_[k] = Lines::of_slot(row, k);
   }
 
-  // False in a warp of two tokens, where a line may hold the end of one and the start of the next.
+  // See slot_of_lane.
   __device__ bool made() const { return made_; }
 
   // As of SlotRows.

@@ -4,6 +4,7 @@
 #include "keep.cuh"
 #include "number.cuh"
 #include "slots.hpp"
+#include "warp_lines.cuh"
 
 namespace moe_cute {
 
@@ -96,5 +97,16 @@ class LaneSlot {
   Index expert_;
   uint32_t const* home_ = nullptr;  // the expert's entry in the map
 };
+
+// Has each lane stand for a slot of the token in whose line it is. `made` is false in a warp of two tokens, where a
+// line may hold the end of one and the start of the next. By the whole warp.
+template <class C>
+__device__ __forceinline__ LaneSlot<C> slot_of_lane(Operands<C> const& operands, Place<C> const& place, bool& made) {
+  using Lines = WarpLines<C>;
+  int64_t const token = Lines::of_line(static_cast<long long>(place.token));
+  LaneSlot<C> const slot(operands, token, Lines::slot());
+  made = __all_sync(0xffffffffu, place.token == Lines::of_slot(static_cast<long long>(token), 0));
+  return slot;
+}
 
 }  // namespace moe_cute

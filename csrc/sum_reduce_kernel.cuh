@@ -28,7 +28,7 @@ __device__ __forceinline__ void prefetch_slots_ahead(Operands<C> const& operands
   if (successor >= 0 && successor < grid.tokens) prefetch_slots(operands, successor);
 }
 
-// By the whole warp.
+// Sums a vector of which nothing has been found out before the wait, or nothing true. By the whole warp.
 template <class C>
 __device__ __forceinline__ void sum_vector(Operands<C> const& operands, Place<C> const& place,
                                            Finish<C> const& finish) {

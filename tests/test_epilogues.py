@@ -124,7 +124,7 @@ def test_every_variant_where_slots_are_no_neighbours(variant: Variant, rng: torc
     call = fused_call(FULLEST[variant.epilogue], 3, topk, hidden, variant.dtype, rng)
     arguments, tensors, out = call.place(variant.backend)
     for name in {"topk_weights", "topk_ids", "inv_permuted_idx"} & tensors.keys():
-        tensors[name] = tensors[name].repeat_interleave(2, dim=1)[:, ::2]
+        tensors[name] = placed_slots(call.tensors[name], (2 * topk, 2), tensors[name].device)
     moe_cute.sum_reduce(*arguments, **tensors, variant=variant.name)
     out.assert_written_inside_only(rows=call.live_tokens)
     assert_same_bits(out.view[: call.live_tokens], call.expected(), variant.name)
