@@ -106,6 +106,11 @@ def host_compiler(cxx: list[str]) -> str:
     return programs[-1]
 
 
+def is_clang(cxx: list[str]) -> bool:
+    """Whatever it is called: c++ is Clang on some platforms."""
+    return "clang" in _output([*cxx, "--version"])
+
+
 def ninja_program() -> Path:
     """The ninja package's own, else the one on PATH."""
     import ninja

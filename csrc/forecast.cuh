@@ -124,11 +124,11 @@ __device__ __forceinline__ void sum_known_rows(Forecast<C> const& forecast, Fini
   CUTE_UNROLL
   for (int k = 0; k < K; ++k) rows.load(k, forecast.rows[k]);
   Sum<C> sum;
-  load_shared(finish, sum);
+  sum.load_shared(finish);
   SlotWeights<C, K> weights;
   if constexpr (C::kEpilogue != Epilogue::kPlain) weights = found.understood();
   add_rows(rows, weights, sum);
-  store_sum(finish, sum);
+  sum.store(finish);
 }
 
 // False, with nothing written, where the guess was wrong.
@@ -144,11 +144,11 @@ __device__ __forceinline__ bool sum_guessed_rows(Forecast<C> const& forecast, Fi
   CUTE_UNROLL
   for (int k = 0; k < K; ++k) rows.load_if(Lines::vote_of_slot(forecast.taking_part, k), k, forecast.rows[k]);
   Sum<C> sum;
-  load_shared(finish, sum);
+  sum.load_shared(finish);
   if (!__all_sync(0xffffffffu, truth == forecast.found && live == forecast.live)) return false;
   weight = forecast.takes_part ? weight : -0.0f;  // see drop_skipped
   add_rows(rows, gather_weights<C>(weight), sum);
-  store_sum(finish, sum);
+  sum.store(finish);
   return true;
 }
 

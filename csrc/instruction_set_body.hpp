@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "configuration.hpp"
+#include "instruction_sets.hpp"
 
 namespace moe_cute::cpu {
 
@@ -22,10 +23,8 @@ struct Compiled;
 
 MOE_CUTE_COMPILED(InstructionSet::kBaseline, __attribute__((flatten, noinline)))
 #if defined(__x86_64__)
-MOE_CUTE_COMPILED(InstructionSet::kAvx2, __attribute__((flatten, noinline, target("avx2,fma,f16c"))))
-MOE_CUTE_COMPILED(InstructionSet::kAvx512,
-                  __attribute__((flatten, noinline,
-                                 target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512"))))
+MOE_CUTE_COMPILED(InstructionSet::kAvx2, __attribute__((flatten, noinline, MOE_CUTE_TARGET_AVX2)))
+MOE_CUTE_COMPILED(InstructionSet::kAvx512, __attribute__((flatten, noinline, MOE_CUTE_TARGET_AVX512)))
 #endif
 #undef MOE_CUTE_COMPILED
 

@@ -5,6 +5,7 @@
 
 #include "instruction_set_body.hpp"
 #include "launch.hpp"
+#include "live_slots.hpp"
 #include "sum_reduce.hpp"
 
 namespace moe_cute {
@@ -20,14 +21,29 @@ inline constexpr int64_t kPieceOfRow = 8192;
 // through: float32 [256, 8, 2048] took 643 us in place of 735, [2048, 8, 2048] 8882 in place of 9776 (one core).
 inline constexpr int64_t kStreamingBytes = int64_t(2) << 20;
 
-inline bool is_aligned_to_16(SumReduceArguments const& call) {
+// Whether each vector of the result is one whole cache line.
+inline bool is_aligned_to_lines(SumReduceArguments const& call) {
   int64_t const row_bytes = call.output_token_stride * element_bytes(call.output_dtype);
-  return reinterpret_cast<uintptr_t>(call.output) % 16 == 0 && row_bytes % 16 == 0;
+  return reinterpret_cast<uintptr_t>(call.output) % 64 == 0 && row_bytes % 64 == 0;
 }
+
+// What this thread wrote past the caches is there before what it does next: handing its work in, for one.
+inline void finish_streaming_stores() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+// A configuration, as it is compiled for one instruction set.
+template <class C, InstructionSet kInstructionSet_>
+struct CompiledFor : C {
+  static constexpr InstructionSet kInstructionSet = kInstructionSet_;
+};
 
 template <class C>
 struct Work {
-  using Single = Configuration<C::kDType, kAny, C::kTopK, 1, C::kEpilogue>;  // for what no vector covers
+  // For what no vector covers.
+  using Single = CompiledFor<Configuration<C::kDType, kAny, C::kTopK, 1, C::kEpilogue>, C::kInstructionSet>;
 
   Operands<C> operands;
   Operands<Single> single;
@@ -42,21 +58,30 @@ struct Work {
     Work const work = given;  // nobody else's, so that no store makes the compiler load it again for the next vector
     for (int64_t piece = end; piece-- > begin;) {
       int64_t const token = piece / work.pieces_per_row;
-      int64_t hidden = piece % work.pieces_per_row * kPieceOfRow;
-      int64_t const piece_end = std::min(hidden + kPieceOfRow, work.hidden);
-      int64_t const vectors_end = std::min(piece_end, work.whole_vectors);
-      for (; hidden < vectors_end; hidden += C::kVectorWidth) {
-        sum_at(work.operands, token, hidden);
+      int64_t const hidden = piece % work.pieces_per_row * kPieceOfRow;
+      if constexpr (C::kEpilogue != Epilogue::kPlain) {
+        if (work.operands.topk <= LiveSlots<C>::kMost) {
+          LiveSlots<C> const slots(work.operands, token);
+          work.sum_piece(token, hidden, [&](auto const& operands, auto const& place) {
+            slots.sum(place, finish_of(operands, place));
+          });
+          continue;
+        }
       }
-      for (; hidden < piece_end; ++hidden) sum_at(work.single, token, hidden);
+      work.sum_piece(token, hidden, [](auto const& operands, auto const& place) {
+        sum_reduce_vector(operands, place, finish_of(operands, place));
+      });
     }
     finish_streaming_stores();
   }
 
-  template <class Some>
-  static void sum_at(Operands<Some> const& operands, int64_t token, int64_t hidden) {
-    Place<Some> const place = place_of(operands, token, hidden);
-    sum_reduce_vector(operands, place, finish_of(operands, place));
+  // Calls `sum(operands, place)` for each vector of a piece of a row, then for each element that no vector covers.
+  template <class Sum>
+  void sum_piece(int64_t token, int64_t hidden, Sum const& sum) const {
+    int64_t const piece_end = std::min(hidden + kPieceOfRow, this->hidden);
+    int64_t const vectors_end = std::min(piece_end, whole_vectors);
+    for (; hidden < vectors_end; hidden += C::kVectorWidth) sum(operands, place_of(operands, token, hidden));
+    for (; hidden < piece_end; ++hidden) sum(single, place_of(single, token, hidden));
   }
 };
 
@@ -64,19 +89,21 @@ struct Work {
 
 template <class C, InstructionSet kInstructionSet>
 char const* launch_cpu(SumReduceArguments const& call, LaunchShape const& shape) {
+  using Compiled = cpu::CompiledFor<C, kInstructionSet>;
+  using Work = cpu::Work<Compiled>;
   bool const contiguous_rows = call.input_hidden_stride == 1 && call.output_hidden_stride == 1 &&
                                (call.shared == nullptr || call.shared_hidden_stride == 1);
   int64_t const tokens = call.live_tokens ? std::clamp<int64_t>(*call.live_tokens, 0, call.tokens) : call.tokens;
 
-  cpu::Work<C> work{operands_of<C>(call), operands_of<typename cpu::Work<C>::Single>(call), call.hidden, 0, 0};
+  Work work{operands_of<Compiled>(call), operands_of<typename Work::Single>(call), call.hidden, 0, 0};
   work.whole_vectors = contiguous_rows ? call.hidden / C::kVectorWidth * C::kVectorWidth : 0;
   work.pieces_per_row = (call.hidden + cpu::kPieceOfRow - 1) / cpu::kPieceOfRow;
   work.operands.streaming_store =
-      tokens * call.hidden * element_bytes(call.output_dtype) >= cpu::kStreamingBytes && cpu::is_aligned_to_16(call);
+      tokens * call.hidden * element_bytes(call.output_dtype) >= cpu::kStreamingBytes && cpu::is_aligned_to_lines(call);
 
   int64_t const elements_per_piece = std::max<int64_t>(1, std::min(call.hidden, cpu::kPieceOfRow) * call.topk);
   int64_t const grain = std::max<int64_t>(1, cpu::kElementsPerTask / elements_per_piece);
-  shape.parallel_for(tokens * work.pieces_per_row, grain, cpu::Compiled<cpu::Work<C>, kInstructionSet>::run, &work);
+  shape.parallel_for(tokens * work.pieces_per_row, grain, cpu::Compiled<Work, kInstructionSet>::run, &work);
   return nullptr;
 }
 

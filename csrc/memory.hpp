@@ -3,21 +3,15 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "configuration.hpp"
 
 #include <cute/numeric/int.hpp>
 #include <cute/numeric/integral_constant.hpp>
-#if !defined(MOE_CUTE_GPU_BODY) && defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
 namespace moe_cute {
 
 #if defined(MOE_CUTE_GPU_BODY)
-inline constexpr bool kStagedStores = true;
-
 template <class T, int kVectorWidth>
 inline constexpr int kAccessBits = kVectorWidth * int(sizeof(T)) < 16 ? kVectorWidth * int(sizeof(T)) * 8 : 128;
 
@@ -55,44 +49,7 @@ struct StoreVector {
 
   CUTE_HOST_DEVICE static void copy(Vector const& source, Vector& destination) { destination = source; }
 };
-#else
-inline constexpr bool kStagedStores = false;
 
-template <class T, int kVectorWidth>
-inline constexpr int kAccessBits = kVectorWidth * int(sizeof(T)) * 8;
-
-// What StoreVector wrote past the caches is there before what this thread does next: handing its work in, for one.
-inline void finish_streaming_stores() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
-// Writes past the caches, to a destination aligned to 16 bytes: the line is not read before it is written, which took
-// 20 to 30 % off the time of float32 results larger than the cache. The writer owes
-// the fence above before others read.
-template <int kBits_>
-struct StoreVector {
-  static constexpr int kBits = kBits_;
-  struct Vector { unsigned char bytes[kBits / 8]; };
-
-  static void copy(Vector const& source, Vector& destination) {
-#if defined(__SSE2__)
-    if constexpr (kBits % 128 == 0) {
-      for (int byte = 0; byte < kBits / 8; byte += 16) {
-        __m128i piece;
-        std::memcpy(&piece, source.bytes + byte, 16);
-        _mm_stream_si128(reinterpret_cast<__m128i*>(destination.bytes + byte), piece);
-      }
-      return;
-    }
-#endif
-    destination = source;
-  }
-};
-#endif
-
-#if defined(MOE_CUTE_GPU_BODY)
 // LoadVector, or `otherwise`, as often as it fits, where `wanted` is zero: a predicate on the load, not a branch around
 // it.
 template <int kBits>

@@ -1,6 +1,6 @@
 // Conversions between storage and accumulator, the same bits on the host and on the device.
 //
-// The host side is branch-free code, so that a compiler vectorises it, and does not depend on the processor's
+// The host side is free of branches, so that it serves whole vectors, and does not depend on the processor's
 // flush-to-zero state where it reads subnormals.
 #pragma once
 
@@ -40,34 +40,42 @@ CUTE_HOST_DEVICE To bit_cast(From from) {
   return to;
 }
 
-// Arithmetic, not a choice between three cases: float16 [256, 8, 2048] with AVX2 took 977 us in place of 1500 (two
-// cores). No operand and no result is a float's subnormal.
-inline float half_bits_to_float(uint16_t half) {
-  uint32_t const sign = uint32_t(half & 0x8000u) << 16;
+// Of one number, or of as many as a vector of the compiler's has lanes (simd.hpp): so it is arithmetic, not a branch
+// for each of three cases. No operand and no result is a float's subnormal.
+template <class Float, class Bits>
+Float half_bits_to_float(Bits half) {
+  Bits const sign = (half & 0x8000u) << 16;
   // Times 2^112, so that a half's largest exponent becomes a float's: infinity and NaN by themselves.
-  float const normal = bit_cast<float>((uint32_t(half & 0x7fffu) << 13) + (224u << 23));
+  Float const normal = bit_cast<Float>(((half & 0x7fffu) << 13) + (224u << 23));
   // A half's subnormal has no implicit one, and a fraction of twice the weight. For any other half this is no less than
   // `normal`.
-  float const subnormal = (normal - 0x1p98f) + normal;
-  float const magnitude = (subnormal < normal ? subnormal : normal) * 0x1p-112f;
-  return bit_cast<float>(sign | bit_cast<uint32_t>(magnitude));
+  Float const subnormal = (normal - 0x1p98f) + normal;
+  Float const magnitude = (subnormal < normal ? subnormal : normal) * 0x1p-112f;
+  return bit_cast<Float>(sign | bit_cast<Bits>(magnitude));
 }
 
-inline uint16_t float_to_half_bits(float value) {
-  uint32_t const bits = bit_cast<uint32_t>(value);
-  uint32_t const magnitude = bits & 0x7fffffffu;
+template <class Bits, class Float>
+Bits float_to_half_bits(Float value) {
+  Bits const bits = bit_cast<Bits>(value);
+  Bits const magnitude = bits & 0x7fffffffu;
   // Below 2^-14 the addition of 0.5 lines the fraction up with a half's subnormal, and rounds it to nearest even.
-  uint32_t const subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
-  uint32_t const normal = (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
-  uint32_t const special = magnitude > 0x7f800000u ? 0x7fffu : 0x7c00u;
-  uint32_t const rounded = magnitude >= 0x477ff000u ? special : magnitude < 0x38800000u ? subnormal : normal;
-  return uint16_t((bits >> 16 & 0x8000u) | rounded);
+  Bits const subnormal = bit_cast<Bits>(bit_cast<Float>(magnitude) + 0.5f) - 0x3f000000u;
+  Bits const normal = (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
+  Bits const special = magnitude > 0x7f800000u ? Bits{} + 0x7fffu : Bits{} + 0x7c00u;
+  Bits const rounded = magnitude < 0x38800000u ? subnormal : normal;
+  return (bits >> 16 & 0x8000u) | (magnitude >= 0x477ff000u ? special : rounded);
 }
 
-inline uint16_t float_to_bfloat16_bits(float value) {
-  uint32_t const bits = bit_cast<uint32_t>(value);
-  uint32_t const rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : rounded);
+template <class Float, class Bits>
+Float bfloat16_bits_to_float(Bits bits) {
+  return bit_cast<Float>(bits << 16);
+}
+
+template <class Bits, class Float>
+Bits float_to_bfloat16_bits(Float value) {
+  Bits const bits = bit_cast<Bits>(value);
+  Bits const rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return (bits & 0x7fffffffu) > 0x7f800000u ? Bits{} + 0x7fffu : rounded;
 }
 
 }  // namespace detail
@@ -83,7 +91,7 @@ CUTE_HOST_DEVICE float to_accumulator(cutlass::half_t value) {
 #if defined(__CUDA_ARCH__)
   return __half2float(value.to_half());
 #else
-  return detail::half_bits_to_float(value.storage);
+  return detail::half_bits_to_float<float>(uint32_t(value.storage));
 #endif
 }
 
@@ -110,7 +118,7 @@ template <> CUTE_HOST_DEVICE cutlass::bfloat16_t from_accumulator<cutlass::bfloa
 #if defined(__CUDA_ARCH__)
   return cutlass::bfloat16_t::bitcast(__bfloat16_as_ushort(__float2bfloat16_rn(value)));
 #else
-  return cutlass::bfloat16_t::bitcast(detail::float_to_bfloat16_bits(value));
+  return cutlass::bfloat16_t::bitcast(uint16_t(detail::float_to_bfloat16_bits<uint32_t>(value)));
 #endif
 }
 
@@ -118,7 +126,7 @@ template <> CUTE_HOST_DEVICE cutlass::half_t from_accumulator<cutlass::half_t>(f
 #if defined(__CUDA_ARCH__)
   return cutlass::half_t::bitcast(__half_as_ushort(__float2half_rn(value)));
 #else
-  return cutlass::half_t::bitcast(detail::float_to_half_bits(value));
+  return cutlass::half_t::bitcast(uint16_t(detail::float_to_half_bits<uint32_t>(value)));
 #endif
 }
 

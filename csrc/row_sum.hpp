@@ -66,7 +66,7 @@ struct RowSum {
       for (int element = 0; element < kPiece<T>; ++element) {
         scaled(element) = sums[element] * scale;
       }
-      store_rounded(scaled, output + at, false);
+      store_rounded(scaled, output + at);
       return;
     }
     MOE_CUTE_UNROLL

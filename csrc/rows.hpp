@@ -87,9 +87,7 @@ struct Rows {
   T const* addresses[kRows];
 
   void load(int row, T const* address) { addresses[row] = address; }
-  void load_if(bool wanted, int row, T const* address, uint64_t = 0) { addresses[row] = wanted ? address : kZeros; }
-
-  static constexpr T kZeros[kVectorWidth] = {};
+  void load_if(bool, int row, T const* address) { addresses[row] = address; }  // of the others, nothing is read
   Accumulator<T> operator()(int element, int row) const { return to_accumulator(addresses[row][element]); }
 };
 
@@ -122,20 +120,17 @@ CUTE_HOST_DEVICE void round(Sum const& sum, Rounded& rounded) {
 
 // Rounds a sum once, to the dtype of `address`, and stores it there.
 template <class Sum, class T>
-CUTE_HOST_DEVICE void store_rounded(Sum const& sum, T* address, bool streaming) {
+CUTE_HOST_DEVICE void store_rounded(Sum const& sum, T* address) {
   using namespace cute;
   constexpr int V = decltype(size(sum))::value;
   Tensor destination = vector_at<V>(address);  // (V)
-  if (!kStagedStores && !streaming) {
-    MOE_CUTE_UNROLL
-    for (int v = 0; v < V; ++v) {
-      destination(v) = from_accumulator<T>(sum(v));
-    }
-    return;
-  }
+#if defined(MOE_CUTE_GPU_BODY)
   Tensor rounded = make_tensor<T>(Int<V>{});  // (V)
   round(sum, rounded);
   copy_vector<StoreVector<kAccessBits<T, V>>>(rounded, destination);
+#else
+  round(sum, destination);
+#endif
 }
 
 }  // namespace moe_cute

@@ -39,7 +39,7 @@ __device__ __forceinline__ void sum_vector(Operands<C> const& operands, Place<C>
     if (slots.made() && operands.has_wide_slots) {
       Sum<C> sum;
       add_slot_rows<C::kTopK>(operands, place, finish, slots, 0, C::kTopK, sum);
-      store_sum(finish, sum);
+      sum.store(finish);
     } else {
       sum_slot_by_slot(operands, place, finish);
     }

@@ -67,10 +67,10 @@ RULES = (
     # vectors where few of many tokens are live: on an H100, 64 of 8192 by [8, 2048] took 2.05 us with 16 bytes and 1.96
     # with 8, by [8, 7168] 5.2 and 4.0.
     Rule("cuda", ROUTED, run_time_only, every_size, two_widest_and_one),
-    # One vector is a cache line, which the compiler cuts into the registers there are, and single elements sum the rest
-    # of a row. The spec's widths do not matter here: they are about loads of a GPU.
+    # One vector is a cache line, in the registers that there are, and single elements sum the rest of a row. The spec's
+    # widths do not matter here: they are about loads of a GPU.
     Rule("cpu", PLAIN, run_time_only, every_size, cache_line),
-    # Every slot is looked up as it comes, whether topk is a constant or not: one loop serves all.
+    # The slots that take part are looked up once for a row, and are any number of them: one loop serves all.
     Rule("cpu", FUSED + ROUTED, run_time_only, run_time_only, cache_line),
 )
 

@@ -95,6 +95,11 @@ def test_cxx_may_hold_a_launcher_and_options(machine: Path, monkeypatch: pytest.
     assert toolchain.host_compiler(toolchain.cxx_compiler()) == "g++-13"
 
 
+def test_clang_is_known_by_what_it_says(machine: Path) -> None:
+    assert toolchain.is_clang([str(program(machine / "c++", "Debian clang version 14.0.6"))])
+    assert not toolchain.is_clang([str(program(machine / "g++", "g++ (Debian 12.2.0-14) 12.2.0"))])
+
+
 @pytest.mark.parametrize("cxx", ["", "nowhere-g++"])
 def test_no_compiler_is_said_plainly(cxx: str, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", cxx)
