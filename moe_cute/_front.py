@@ -37,23 +37,26 @@ Call = TypeVar("Call", bound=Callable[..., Tensor])
 
 
 def _with_short_way(whole: Call) -> Call:
-    """The call that engines repeat, without options and into an output, past what the others need.
+    """The call that engines repeat, without options, past what the others need.
 
-    Every option that is left out is looked up all the same: 1.28 us in place of 1.43 for a call of no tokens on a CPU.
+    Every option that is left out is looked up all the same: 1.28 us in place of 1.43 for a call of no tokens on a CPU,
+    into an output; 2.37 in place of 2.53 where it is made.
     """
 
     @functools.wraps(whole)
     def short(
         input: Tensor, output: Tensor | None = None, routed_scaling_factor: float = 1.0, **options: Any
     ) -> Tensor:
-        if options or output is None or is_compiling() or not _is_plain(input, output, ()):
+        if options or is_compiling() or not _is_plain(input, output, ()):
             return whole(input, output, routed_scaling_factor, **options)
         try:
-            _direct(input, output, routed_scaling_factor, True)
+            target = _empty_output(input, None, None) if output is None else output
+            _direct(input, target, routed_scaling_factor, True)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             return whole(input, output, routed_scaling_factor)  # says what was wrong, or answers for a meta tensor
-        _increment_version((output,))
-        return output
+        if output is not None:
+            _increment_version((output,))
+        return target
 
     return cast(Call, short)
 
@@ -178,8 +181,12 @@ def _named(extras: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
 
 def _empty_output(input: Tensor, inv_permuted_idx: Tensor | None, out_dtype: torch.dtype | None) -> Tensor:
     expect_ranks(input, inv_permuted_idx)
-    rows = input if inv_permuted_idx is None else inv_permuted_idx
-    return input.new_empty((rows.shape[0], input.shape[-1]), dtype=out_dtype)
+    shape = input.shape
+    tokens = shape[0] if inv_permuted_idx is None else inv_permuted_idx.shape[0]
+    # A tuple in place of two numbers, and a keyword, each cost a quarter of a microsecond.
+    if out_dtype is None:
+        return input.new_empty(tokens, shape[-1])
+    return input.new_empty(tokens, shape[-1], dtype=out_dtype)
 
 
 def _expect_dtype(output: Tensor, out_dtype: torch.dtype | None) -> None:
