@@ -1,5 +1,7 @@
 """What the CPU's kernels do otherwise where a call is large."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -9,10 +11,19 @@ from tests.reference import assert_same_bits
 from tests.variants import Variant, variants_where
 
 CACHE_LINE = 64
-LARGE = 2 << 20  # bytes of a result from which on it is written past the caches: kStreamingBytes, csrc/launch_cpu.hpp
+LARGE = 2 << 20  # bytes of a thread's share that is written past the caches: kStreamingBytes, csrc/launch_cpu.hpp
 SLOTS_AT_ONCE = 64  # of a token: LiveSlots::kMost, csrc/live_slots.hpp
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("padding", [0, 3], ids=["whole_lines", "odd_rows"])
 @pytest.mark.parametrize("variant", variants_where(lambda variant: variant.backend == "cpu"))
 def test_a_large_result(variant: Variant, padding: int, rng: torch.Generator) -> None:
@@ -42,6 +53,7 @@ def test_a_large_result(variant: Variant, padding: int, rng: torch.Generator) ->
         assert_same_bits(output[first : first + 100], small, first)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("dtype", "out_dtype"),
     [
