@@ -18,12 +18,13 @@ inline constexpr int64_t kElementsPerTask = 65536;
 // A long row is cut, so that one token alone can keep all threads busy. A whole number of vectors of any width.
 inline constexpr int64_t kPieceOfRow = 8192;
 
-// A thread whose share of the result is larger than a core's L2 cache turns it over before anyone reads it, so what it
-// writes need not pass through. Microseconds of float32 sums with the addition that reads the result next, past the
-// caches and through them: 303 and 233 where each of 2 cores of an EPYC (1 MiB of L2) writes 1 MiB, 935 and 949 with 2
-// MiB, 5319 and 5499 with 8; on a Xeon (2 MiB of L2), 89 and 59 where each of 16 cores writes 128 KiB, 1576 and 1547
-// with 1 MiB, 14058 and 14983 where each of 2 writes 16.
-inline constexpr int64_t kStreamingBytes = int64_t(2) << 20;
+// A thread whose share of the result is as large as a core's L2 cache turns that over before anyone reads it, so what
+// it writes need not pass through. Microseconds of float32 sums past the caches and through them, on a Xeon: 426 and
+// 520 where each of 2 cores writes 1 MiB, 602 and 984 where each of 16 does. With the addition that reads the result
+// next, there: 539 and 527, 1576 and 1547, and 14058 and 14983 where each of 2 cores writes 16 MiB. Where each of 16
+// writes 128 KiB, it is 89 and 59. On an EPYC, whose L2 is half as large, the addition included: 303 and 233 where each
+// of 2 cores writes 1 MiB, 935 and 949 with 2, 5319 and 5499 with 8.
+inline constexpr int64_t kStreamingBytes = int64_t(1) << 20;
 
 // Whether each vector of the result is one whole cache line.
 inline bool is_aligned_to_lines(SumReduceArguments const& call) {

@@ -11,7 +11,7 @@ from tests.reference import assert_same_bits
 from tests.variants import Variant, variants_where
 
 CACHE_LINE = 64
-LARGE = 2 << 20  # bytes of a thread's share that is written past the caches: kStreamingBytes, csrc/launch_cpu.hpp
+LARGE = 1 << 20  # bytes of a thread's share that is written past the caches: kStreamingBytes, csrc/launch_cpu.hpp
 SLOTS_AT_ONCE = 64  # of a token: LiveSlots::kMost, csrc/live_slots.hpp
 
 
