@@ -72,6 +72,25 @@ struct Simd {
     store_bytes(__builtin_convertvector(detail::float_to_half_bits<Words>(sum), Halves), to, streaming);
   }
 
+  static void load_pairs(cutlass::bfloat16_t const* from, Register& even, Register& odd) {
+    Words pairs;
+    std::memcpy(&pairs, from, sizeof(pairs));
+    even = detail::bit_cast<Register>(pairs << 16);
+    odd = detail::bit_cast<Register>(pairs & 0xffff0000u);
+  }
+  static void store_pairs(Register const& even, Register const& odd, cutlass::bfloat16_t* to, bool streaming) {
+    Words const low = detail::float_to_bfloat16_bits<Words>(even), high = detail::float_to_bfloat16_bits<Words>(odd);
+    store_bytes(low | high << 16, to, streaming);
+  }
+  static void interleave(Register const& even, Register const& odd, Register& first, Register& second) {
+    first = Register{even[0], odd[0], even[1], odd[1]};
+    second = Register{even[2], odd[2], even[3], odd[3]};
+  }
+  static void deinterleave(Register const& first, Register const& second, Register& even, Register& odd) {
+    even = Register{first[0], first[2], second[0], second[2]};
+    odd = Register{first[1], first[3], second[1], second[3]};
+  }
+
  private:
   typedef uint32_t Words __attribute__((vector_size(16)));
   typedef uint16_t Halves __attribute__((vector_size(8)));
@@ -132,19 +151,51 @@ struct Simd<InstructionSet::kAvx2, float> {
     }
   }
   MOE_CUTE_AVX2 void store(Register const& sum, cutlass::bfloat16_t* to, bool streaming) {
-    __m256i const bits = _mm256_castps_si256(sum);
-    __m256i const odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    __m256i const rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-    __m256 const is_nan = _mm256_cmp_ps(sum, sum, _CMP_UNORD_Q);
-    __m256i const words =
-        _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), _mm256_set1_epi32(0x7fff), _mm256_castps_si256(is_nan));
+    __m256i rounded;
+    round_to_bfloat16(sum, rounded);
+    __m256i const words = _mm256_srli_epi32(rounded, 16);
     store_words(_mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)), to, streaming);
   }
   MOE_CUTE_AVX2 void store(Register const& sum, cutlass::half_t* to, bool streaming) {
     store_words(_mm256_cvtps_ph(sum, _MM_FROUND_TO_NEAREST_INT), to, streaming);
   }
 
+  MOE_CUTE_AVX2 void load_pairs(cutlass::bfloat16_t const* from, Register& even, Register& odd) {
+    __m256i const pairs = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(from));
+    even = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+    odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(int(0xffff0000))));
+  }
+  MOE_CUTE_AVX2 void store_pairs(Register const& even, Register const& odd, cutlass::bfloat16_t* to, bool streaming) {
+    __m256i low, high;
+    round_to_bfloat16(even, low);
+    round_to_bfloat16(odd, high);
+    __m256i const pairs = _mm256_blend_epi16(_mm256_srli_epi32(low, 16), high, 0xaa);
+    if (streaming) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(to), pairs);
+    } else {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), pairs);
+    }
+  }
+  MOE_CUTE_AVX2 void interleave(Register const& even, Register const& odd, Register& first, Register& second) {
+    __m256 const low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+    first = _mm256_permute2f128_ps(low, high, 0x20);
+    second = _mm256_permute2f128_ps(low, high, 0x31);
+  }
+  MOE_CUTE_AVX2 void deinterleave(Register const& first, Register const& second, Register& even, Register& odd) {
+    __m256 const low = _mm256_permute2f128_ps(first, second, 0x20), high = _mm256_permute2f128_ps(first, second, 0x31);
+    even = _mm256_shuffle_ps(low, high, 0x88);
+    odd = _mm256_shuffle_ps(low, high, 0xdd);
+  }
+
  private:
+  // The upper half of each word is what `sum` rounds to.
+  MOE_CUTE_AVX2 void round_to_bfloat16(Register const& sum, __m256i& rounded) {
+    __m256i const bits = _mm256_castps_si256(sum);
+    __m256i const odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i const number = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256 const is_nan = _mm256_cmp_ps(sum, sum, _CMP_UNORD_Q);
+    rounded = _mm256_blendv_epi8(number, _mm256_set1_epi32(0x7fff0000), _mm256_castps_si256(is_nan));
+  }
   MOE_CUTE_AVX2 void store_words(__m128i const& words, void* to, bool streaming) {
     if (streaming) {
       _mm_stream_si128(static_cast<__m128i*>(to), words);
@@ -208,18 +259,49 @@ struct Simd<InstructionSet::kAvx512, float> {
     }
   }
   MOE_CUTE_AVX512 void store(Register const& sum, cutlass::bfloat16_t* to, bool streaming) {
-    __m512i const bits = _mm512_castps_si512(sum);
-    __m512i const odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i const rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    __mmask16 const is_nan = _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q);
-    __m512i const words = _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 16), is_nan, _mm512_set1_epi32(0x7fff));
-    store_words(_mm512_cvtepi32_epi16(words), to, streaming);
+    __m512i rounded;
+    round_to_bfloat16(sum, rounded);
+    store_words(_mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)), to, streaming);
   }
   MOE_CUTE_AVX512 void store(Register const& sum, cutlass::half_t* to, bool streaming) {
     store_words(_mm512_cvtps_ph(sum, _MM_FROUND_TO_NEAREST_INT), to, streaming);
   }
 
+  MOE_CUTE_AVX512 void load_pairs(cutlass::bfloat16_t const* from, Register& even, Register& odd) {
+    __m512i const pairs = _mm512_loadu_si512(from);
+    even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(int(0xffff0000))));
+  }
+  MOE_CUTE_AVX512 void store_pairs(Register const& even, Register const& odd, cutlass::bfloat16_t* to, bool streaming) {
+    __m512i low, high;
+    round_to_bfloat16(even, low);
+    round_to_bfloat16(odd, high);
+    __m512i const pairs = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(low, 16), high);
+    if (streaming) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to), pairs);
+    } else {
+      _mm512_storeu_si512(to, pairs);
+    }
+  }
+  MOE_CUTE_AVX512 void interleave(Register const& even, Register const& odd, Register& first, Register& second) {
+    __m512i const low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    first = _mm512_permutex2var_ps(even, low, odd);
+    second = _mm512_permutex2var_ps(even, _mm512_add_epi32(low, _mm512_set1_epi32(8)), odd);
+  }
+  MOE_CUTE_AVX512 void deinterleave(Register const& first, Register const& second, Register& even, Register& odd) {
+    __m512i const evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    even = _mm512_permutex2var_ps(first, evens, second);
+    odd = _mm512_permutex2var_ps(first, _mm512_add_epi32(evens, _mm512_set1_epi32(1)), second);
+  }
+
  private:
+  // The upper half of each word is what `sum` rounds to.
+  MOE_CUTE_AVX512 void round_to_bfloat16(Register const& sum, __m512i& rounded) {
+    __m512i const bits = _mm512_castps_si512(sum);
+    __m512i const odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i const number = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    rounded = _mm512_mask_mov_epi32(number, _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fff0000));
+  }
   MOE_CUTE_AVX512 void store_words(__m256i const& words, void* to, bool streaming) {
     if (streaming) {
       _mm256_stream_si256(static_cast<__m256i*>(to), words);

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "bfloat16_pairs.hpp"
 #include "finish.hpp"
 #include "rows.hpp"
 #include "simd.hpp"
@@ -13,7 +14,8 @@ template <class C>
 class Sum {
   using T = Element<C::kDType>;
   using A = Accumulator<T>;
-  using Wide = Simd<C::kInstructionSet, A>;
+  static constexpr bool kPairs = C::kDType == DType::kBFloat16 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+  using Wide = std::conditional_t<kPairs, BFloat16Pairs<C::kInstructionSet>, Simd<C::kInstructionSet, A>>;
   using Lanes = std::conditional_t<C::kVectorWidth % Wide::kWidth == 0, Wide, Lane<A>>;
   using Register = typename Lanes::Register;
 
