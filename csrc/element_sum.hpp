@@ -23,9 +23,9 @@ class Sum {
     }
   }
 
-  // A plain kernel has no weights.
+  // The weight of a plain kernel is unset.
   template <int K>
-  CUTE_HOST_DEVICE void add(Rows<T, C::kVectorWidth, K> const& rows, int k, A weight) {
+  CUTE_HOST_DEVICE void add(Rows<T, C::kVectorWidth, K> const& rows, int k, A const& weight) {
     CUTE_UNROLL
     for (int v = 0; v < C::kVectorWidth; ++v) {
       auto const term = rows(v, k);

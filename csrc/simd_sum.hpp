@@ -24,9 +24,9 @@ class Sum {
     for (Register& sum : sums_) Lanes::broadcast(0, sum);
   }
 
-  // A plain kernel has no weights.
+  // The weight of a plain kernel is unset.
   template <int K>
-  void add(Rows<T, C::kVectorWidth, K> const& rows, int k, A weight) {
+  void add(Rows<T, C::kVectorWidth, K> const& rows, int k, A const& weight) {
     Register factor, term;
     if constexpr (C::kEpilogue != Epilogue::kPlain) Lanes::broadcast(weight, factor);
     for (int at = 0; at < kRegisters; ++at) {
