@@ -47,10 +47,11 @@ struct CompiledFor : C {
 
 template <class C>
 struct Work {
+  using Vectors = C;
   // For what no vector covers.
   using Single = CompiledFor<Configuration<C::kDType, kAny, C::kTopK, 1, C::kEpilogue>, C::kInstructionSet>;
 
-  Operands<C> operands;
+  Operands<Vectors> operands;
   Operands<Single> single;
   int64_t hidden;
   int64_t whole_vectors;  // elements of a row that vectors cover
@@ -83,8 +84,8 @@ struct Work {
   }
 
   // Calls `sum(operands, place)` for each vector of a piece of a row, then for each element that no vector covers.
-  template <class Sum>
-  void sum_piece(int64_t token, int64_t hidden, Sum const& sum) const {
+  template <class SumAt>
+  void sum_piece(int64_t token, int64_t hidden, SumAt const& sum) const {
     int64_t const piece_end = std::min(hidden + kPieceOfRow, this->hidden);
     int64_t const vectors_end = std::min(piece_end, whole_vectors);
     for (; hidden < vectors_end; hidden += C::kVectorWidth) sum(operands, place_of(operands, token, hidden));
@@ -96,13 +97,12 @@ struct Work {
 
 template <class C, InstructionSet kInstructionSet>
 char const* launch_cpu(SumReduceArguments const& call, LaunchShape const& shape) {
-  using Compiled = cpu::CompiledFor<C, kInstructionSet>;
-  using Work = cpu::Work<Compiled>;
+  using Work = cpu::Work<cpu::CompiledFor<C, kInstructionSet>>;
   bool const contiguous_rows = call.input_hidden_stride == 1 && call.output_hidden_stride == 1 &&
                                (call.shared == nullptr || call.shared_hidden_stride == 1);
   int64_t const tokens = call.live_tokens ? std::clamp<int64_t>(*call.live_tokens, 0, call.tokens) : call.tokens;
 
-  Work work{operands_of<Compiled>(call), operands_of<typename Work::Single>(call), call.hidden, 0, 0, 0};
+  Work work{operands_of<typename Work::Vectors>(call), operands_of<typename Work::Single>(call), call.hidden, 0, 0, 0};
   work.whole_vectors = contiguous_rows ? call.hidden / C::kVectorWidth * C::kVectorWidth : 0;
   work.pieces_per_row = (call.hidden + cpu::kPieceOfRow - 1) / cpu::kPieceOfRow;
   int64_t const piece = std::max<int64_t>(1, std::min(call.hidden, cpu::kPieceOfRow));

@@ -66,11 +66,6 @@ Bits float_to_half_bits(Float value) {
   return (bits >> 16 & 0x8000u) | (magnitude >= 0x477ff000u ? special : rounded);
 }
 
-template <class Float, class Bits>
-Float bfloat16_bits_to_float(Bits bits) {
-  return bit_cast<Float>(bits << 16);
-}
-
 template <class Bits, class Float>
 Bits float_to_bfloat16_bits(Float value) {
   Bits const bits = bit_cast<Bits>(value);

@@ -10,6 +10,22 @@ namespace moe_cute {
 
 #define MOE_CUTE_AVX2 __attribute__((MOE_CUTE_TARGET_AVX2)) static inline
 
+// With `streaming`, past the caches, to an address that is a multiple of as many bytes.
+MOE_CUTE_AVX2 void write(__m128i const& bits, void* to, bool streaming) {
+  if (streaming) {
+    _mm_stream_si128(static_cast<__m128i*>(to), bits);
+  } else {
+    _mm_storeu_si128(static_cast<__m128i*>(to), bits);
+  }
+}
+MOE_CUTE_AVX2 void write(__m256i const& bits, void* to, bool streaming) {
+  if (streaming) {
+    _mm256_stream_si256(static_cast<__m256i*>(to), bits);
+  } else {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), bits);
+  }
+}
+
 template <>
 struct Simd<InstructionSet::kAvx2, float> {
   static constexpr int kWidth = 8;
@@ -33,20 +49,16 @@ struct Simd<InstructionSet::kAvx2, float> {
   }
 
   MOE_CUTE_AVX2 void store(Register const& sum, float* to, bool streaming) {
-    if (streaming) {
-      _mm256_stream_ps(to, sum);
-    } else {
-      _mm256_storeu_ps(to, sum);
-    }
+    write(_mm256_castps_si256(sum), to, streaming);
   }
   MOE_CUTE_AVX2 void store(Register const& sum, cutlass::bfloat16_t* to, bool streaming) {
     __m256i rounded;
     round_to_bfloat16(sum, rounded);
     __m256i const words = _mm256_srli_epi32(rounded, 16);
-    store_words(_mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)), to, streaming);
+    write(_mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)), to, streaming);
   }
   MOE_CUTE_AVX2 void store(Register const& sum, cutlass::half_t* to, bool streaming) {
-    store_words(_mm256_cvtps_ph(sum, _MM_FROUND_TO_NEAREST_INT), to, streaming);
+    write(_mm256_cvtps_ph(sum, _MM_FROUND_TO_NEAREST_INT), to, streaming);
   }
 
   MOE_CUTE_AVX2 void load_pairs(cutlass::bfloat16_t const* from, Register& even, Register& odd) {
@@ -58,12 +70,7 @@ struct Simd<InstructionSet::kAvx2, float> {
     __m256i low, high;
     round_to_bfloat16(even, low);
     round_to_bfloat16(odd, high);
-    __m256i const pairs = _mm256_blend_epi16(_mm256_srli_epi32(low, 16), high, 0xaa);
-    if (streaming) {
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(to), pairs);
-    } else {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), pairs);
-    }
+    write(_mm256_blend_epi16(_mm256_srli_epi32(low, 16), high, 0xaa), to, streaming);
   }
   MOE_CUTE_AVX2 void interleave(Register const& even, Register const& odd, Register& first, Register& second) {
     __m256 const low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
@@ -85,13 +92,6 @@ struct Simd<InstructionSet::kAvx2, float> {
     __m256 const is_nan = _mm256_cmp_ps(sum, sum, _CMP_UNORD_Q);
     rounded = _mm256_blendv_epi8(number, _mm256_set1_epi32(0x7fff0000), _mm256_castps_si256(is_nan));
   }
-  MOE_CUTE_AVX2 void store_words(__m128i const& words, void* to, bool streaming) {
-    if (streaming) {
-      _mm_stream_si128(static_cast<__m128i*>(to), words);
-    } else {
-      _mm_storeu_si128(static_cast<__m128i*>(to), words);
-    }
-  }
 };
 
 template <>
@@ -107,11 +107,7 @@ struct Simd<InstructionSet::kAvx2, double> {
     sum = _mm256_fmadd_pd(a, b, sum);
   }
   MOE_CUTE_AVX2 void store(Register const& sum, double* to, bool streaming) {
-    if (streaming) {
-      _mm256_stream_pd(to, sum);
-    } else {
-      _mm256_storeu_pd(to, sum);
-    }
+    write(_mm256_castpd_si256(sum), to, streaming);
   }
 };
 

@@ -3,12 +3,20 @@
 
 #include <immintrin.h>
 
-#include "instruction_sets.hpp"
-#include "simd_baseline.hpp"
+#include "simd_avx2.hpp"
 
 namespace moe_cute {
 
 #define MOE_CUTE_AVX512 __attribute__((MOE_CUTE_TARGET_AVX512)) static inline
+
+// As in simd_avx2.hpp, where those of half a register are.
+MOE_CUTE_AVX512 void write(__m512i const& bits, void* to, bool streaming) {
+  if (streaming) {
+    _mm512_stream_si512(static_cast<__m512i*>(to), bits);
+  } else {
+    _mm512_storeu_si512(to, bits);
+  }
+}
 
 template <>
 struct Simd<InstructionSet::kAvx512, float> {
@@ -33,19 +41,15 @@ struct Simd<InstructionSet::kAvx512, float> {
   }
 
   MOE_CUTE_AVX512 void store(Register const& sum, float* to, bool streaming) {
-    if (streaming) {
-      _mm512_stream_ps(to, sum);
-    } else {
-      _mm512_storeu_ps(to, sum);
-    }
+    write(_mm512_castps_si512(sum), to, streaming);
   }
   MOE_CUTE_AVX512 void store(Register const& sum, cutlass::bfloat16_t* to, bool streaming) {
     __m512i rounded;
     round_to_bfloat16(sum, rounded);
-    store_words(_mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)), to, streaming);
+    write(_mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)), to, streaming);
   }
   MOE_CUTE_AVX512 void store(Register const& sum, cutlass::half_t* to, bool streaming) {
-    store_words(_mm512_cvtps_ph(sum, _MM_FROUND_TO_NEAREST_INT), to, streaming);
+    write(_mm512_cvtps_ph(sum, _MM_FROUND_TO_NEAREST_INT), to, streaming);
   }
 
   MOE_CUTE_AVX512 void load_pairs(cutlass::bfloat16_t const* from, Register& even, Register& odd) {
@@ -57,12 +61,7 @@ struct Simd<InstructionSet::kAvx512, float> {
     __m512i low, high;
     round_to_bfloat16(even, low);
     round_to_bfloat16(odd, high);
-    __m512i const pairs = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(low, 16), high);
-    if (streaming) {
-      _mm512_stream_si512(reinterpret_cast<__m512i*>(to), pairs);
-    } else {
-      _mm512_storeu_si512(to, pairs);
-    }
+    write(_mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(low, 16), high), to, streaming);
   }
   MOE_CUTE_AVX512 void interleave(Register const& even, Register const& odd, Register& first, Register& second) {
     __m512i const low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -83,13 +82,6 @@ struct Simd<InstructionSet::kAvx512, float> {
     __m512i const number = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     rounded = _mm512_mask_mov_epi32(number, _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fff0000));
   }
-  MOE_CUTE_AVX512 void store_words(__m256i const& words, void* to, bool streaming) {
-    if (streaming) {
-      _mm256_stream_si256(static_cast<__m256i*>(to), words);
-    } else {
-      _mm256_storeu_si256(static_cast<__m256i*>(to), words);
-    }
-  }
 };
 
 template <>
@@ -105,11 +97,7 @@ struct Simd<InstructionSet::kAvx512, double> {
     sum = _mm512_fmadd_pd(a, b, sum);
   }
   MOE_CUTE_AVX512 void store(Register const& sum, double* to, bool streaming) {
-    if (streaming) {
-      _mm512_stream_pd(to, sum);
-    } else {
-      _mm512_storeu_pd(to, sum);
-    }
+    write(_mm512_castpd_si512(sum), to, streaming);
   }
 };
 

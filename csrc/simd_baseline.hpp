@@ -20,7 +20,7 @@ struct Simd {
 
   static void load(A const* from, Register& loaded) { std::memcpy(&loaded, from, sizeof(loaded)); }
   static void load(cutlass::bfloat16_t const* from, Register& loaded) {
-    loaded = detail::bfloat16_bits_to_float<Register>(widened(from));
+    loaded = detail::bit_cast<Register>(widened(from) << 16);
   }
   static void load(cutlass::half_t const* from, Register& loaded) {
     loaded = detail::half_bits_to_float<Register>(widened(from));

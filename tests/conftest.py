@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -53,3 +54,11 @@ def rng(request: pytest.FixtureRequest) -> torch.Generator:
     seed = request.config.getoption("--seed")
     digest = hashlib.sha256(f"{seed} {request.node.nodeid}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@pytest.fixture
+def own_threads() -> Iterator[None]:
+    """For a test that sets how many torch has on the CPU: the others have theirs again."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -8,6 +8,12 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CHANGES_OF_DTYPE = (  # from an input's to another that its output may have
+    (torch.float16, torch.float32),
+    (torch.bfloat16, torch.float32),
+    (torch.float32, torch.float16),
+    (torch.float32, torch.bfloat16),
+)
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -1,13 +1,11 @@
 """What the CPU's kernels do otherwise where a call is large."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 import moe_cute
 from tests.calls import FULLEST, SCALE, fused_call, random_values
-from tests.reference import assert_same_bits
+from tests.reference import CHANGES_OF_DTYPE, assert_same_bits
 from tests.variants import Variant, variants_where
 
 CACHE_LINE = 64
@@ -16,11 +14,8 @@ SLOTS_AT_ONCE = 64  # of a token: LiveSlots::kMost, csrc/live_slots.hpp
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def one_thread(own_threads: None) -> None:
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -54,16 +49,7 @@ def test_a_large_result(variant: Variant, padding: int, rng: torch.Generator) ->
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize(
-    ("dtype", "out_dtype"),
-    [
-        (torch.float32, torch.float16),
-        (torch.float32, torch.bfloat16),
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("dtype", "out_dtype"), CHANGES_OF_DTYPE, ids=str)
 def test_a_large_result_of_another_dtype(dtype: torch.dtype, out_dtype: torch.dtype, rng: torch.Generator) -> None:
     input = random_values((LARGE // 4096 + 1, 1, 2048), dtype, rng)
     large = moe_cute.sum_reduce(input, None, SCALE, out_dtype=out_dtype)

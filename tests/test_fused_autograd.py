@@ -9,7 +9,7 @@ from torch import Tensor
 
 import moe_cute
 from tests.calls import random_values
-from tests.reference import assert_same_bits
+from tests.reference import CHANGES_OF_DTYPE, assert_same_bits
 
 TOKENS, TOPK, HIDDEN, ROWS = 4, 3, 5, 14
 INDEX = torch.tensor([[0, 5, -1], [7, 13, 2], [99, 3, 4], [-1, -1, -1]])  # 99 lies past the end; no row is read twice
@@ -157,16 +157,7 @@ def test_dead_tokens_have_no_gradient(
         assert_same_bits(actual, expected)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "out_dtype"),
-    [
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float16),
-        (torch.float32, torch.bfloat16),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("dtype", "out_dtype"), CHANGES_OF_DTYPE, ids=str)
 @pytest.mark.parametrize("permuted", [False, True], ids=["in-place", "inv_permuted_idx"])
 def test_gradients_through_another_dtype(
     device: torch.device, permuted: bool, dtype: torch.dtype, out_dtype: torch.dtype, rng: torch.Generator

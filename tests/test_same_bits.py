@@ -59,20 +59,17 @@ def test_every_batch(device: torch.device, dtype: torch.dtype, topk: int, hidden
         assert_same_bits(moe_cute.sum_reduce(input[-tokens:], None, SCALE), whole[-tokens:], tokens)
 
 
+@pytest.mark.usefixtures("own_threads")
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 def test_every_number_of_threads(epilogue: str, rng: torch.Generator) -> None:
     calls = [
         fused_call(FULLEST[epilogue], tokens, 4, hidden, torch.bfloat16, rng)
         for tokens, hidden in ((2, 40_000), (300, 700))
     ]
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            for call in calls:
-                call.check("cpu")
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3, 7):
+        torch.set_num_threads(threads)
+        for call in calls:
+            call.check("cpu")
 
 
 @pytest.mark.gpu
