@@ -215,6 +215,7 @@ def _kernels(case: Case, ladder: Ladder) -> dict[int, str]:
         for variant in variants()
         if (variant["backend"], variant["dtype"], variant["epilogue"], variant["topk"]) == kind
         and variant["hidden"] in (0, case.hidden)
+        and not variant["unaligned"]
     ]
     return {each["vector_width"]: each["name"] for each in sorted(fitting, key=lambda each: bool(each["hidden"]))}
 

@@ -64,7 +64,22 @@ std::string refuse_far_rows(SumReduceArguments const& call) {
   return refuse_many_rows(call);
 }
 
+// Why vectors that start at any element are not in each row; empty if they are.
+std::string refuse_unaligned_vectors(Variant const& variant, SumReduceArguments const& call) {
+  if (call.hidden < variant.vector_width) {
+    return "hidden size " + number(call.hidden) + " is less than " + number(variant.vector_width);
+  }
+  if (call.input_hidden_stride != 1) return spread("input", call.input_hidden_stride);
+  if (call.output_hidden_stride != 1) return spread("output", call.output_hidden_stride);
+  if (call.shared && call.shared_hidden_stride != 1) return spread("shared_output", call.shared_hidden_stride);
+  if (call.adds_to_output() && call.hidden % variant.vector_width != 0) {
+    return "shared_output is the output, and what a row's last two vectors have in common would be added twice";
+  }
+  return {};
+}
+
 std::string refuse_vectors(Variant const& variant, SumReduceArguments const& call) {
+  if (variant.is_unaligned) return refuse_unaligned_vectors(variant, call);
   int const width = variant.vector_width;
   if (call.hidden % width != 0) return "hidden size " + number(call.hidden) + " is no multiple of " + number(width);
   int const in = element_bytes(call.input_dtype), out = element_bytes(call.output_dtype);

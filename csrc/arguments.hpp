@@ -49,6 +49,9 @@ struct SumReduceArguments {
   int64_t shared_token_stride = 0;
   int64_t shared_hidden_stride = 1;
   int32_t const* live_tokens = nullptr;  // num_tokens, on the device
+
+  // Whether what is added is what is overwritten: no element may be summed twice.
+  bool adds_to_output() const { return shared != nullptr && shared == output; }
 };
 
 }  // namespace moe_cute

@@ -24,6 +24,10 @@ enum class InstructionSet : int8_t { kNone, kBaseline, kAvx2, kAvx512 };
 // In rising order: each can do what those before it can.
 enum class Epilogue : int8_t { kPlain, kWeighted, kPermuted, kRouted };
 
+// Where a vector may start: at a multiple of its size (of 16 bytes, if it is longer), or at any element. Then it is
+// loaded element by element.
+enum class Alignment : int8_t { kVector, kElement };
+
 inline constexpr int kAny = 0;
 
 // Of a CUDA block. A fused kernel, unbounded, takes so many registers that too few threads are left to cover what it
@@ -31,13 +35,16 @@ inline constexpr int kAny = 0;
 constexpr int max_threads(Epilogue epilogue) { return epilogue == Epilogue::kPlain ? 512 : 256; }
 
 // kHidden and kTopK are sizes, or kAny for sizes known only at run time; kVectorWidth is in elements.
-template <DType kDType_, int kHidden_, int kTopK_, int kVectorWidth_, Epilogue kEpilogue_>
+template <DType kDType_, int kHidden_, int kTopK_, int kVectorWidth_, Epilogue kEpilogue_,
+          Alignment kAlignment_ = Alignment::kVector>
 struct Configuration {
   static constexpr DType kDType = kDType_;
   static constexpr int kHidden = kHidden_;
   static constexpr int kTopK = kTopK_;
   static constexpr int kVectorWidth = kVectorWidth_;
   static constexpr Epilogue kEpilogue = kEpilogue_;
+  static constexpr Alignment kAlignment = kAlignment_;
+  static constexpr int kLoadWidth = kAlignment == Alignment::kVector ? kVectorWidth : 1;  // elements of one load
 
   static_assert(kHidden >= 0 && kTopK >= 0 && kVectorWidth >= 1);
   static_assert(kHidden % kVectorWidth == 0, "a specialised hidden size is a whole number of vectors");

@@ -25,7 +25,7 @@ class Sum {
 
   // The weight of a plain kernel is unset.
   template <int K>
-  CUTE_HOST_DEVICE void add(Rows<T, C::kVectorWidth, K> const& rows, int k, A const& weight) {
+  CUTE_HOST_DEVICE void add(InputRows<C, K> const& rows, int k, A const& weight) {
     CUTE_UNROLL
     for (int v = 0; v < C::kVectorWidth; ++v) {
       auto const term = rows(v, k);
@@ -41,7 +41,7 @@ class Sum {
       if (!has_shared && C::kEpilogue == Epilogue::kRouted) return;
       with_output_element(finish, [&](auto element) {
         using Stored = decltype(element);
-        Rows<Stored, C::kVectorWidth, 1> row;
+        Rows<Stored, C::kVectorWidth, 1, C::kLoadWidth> row;
         row.load_if(has_shared, 0, static_cast<Stored const*>(finish.shared), kMinusZeros<Stored>);
         CUTE_UNROLL
         for (int v = 0; v < C::kVectorWidth; ++v) shared_(v) = row(v, 0);
@@ -60,8 +60,9 @@ class Sum {
       }
     }
     if (finish.output == nullptr) return;
-    with_output_element(finish,
-                        [&](auto element) { store_rounded(values_, static_cast<decltype(element)*>(finish.output)); });
+    with_output_element(finish, [&](auto element) {
+      store_rounded<C::kAlignment>(values_, static_cast<decltype(element)*>(finish.output));
+    });
   }
 
  private:

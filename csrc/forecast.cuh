@@ -120,7 +120,7 @@ __device__ __forceinline__ void sum_known_rows(Forecast<C> const& forecast, Fini
   constexpr int K = C::kTopK;
   typename OwnWeights<C>::template Found<Stored> found;
   if constexpr (C::kEpilogue != Epilogue::kPlain) found = forecast.weights.template look<Stored>();
-  Rows<Element<C::kDType>, C::kVectorWidth, K> rows;
+  InputRows<C, K> rows;
   CUTE_UNROLL
   for (int k = 0; k < K; ++k) rows.load(k, forecast.rows[k]);
   Sum<C> sum;
@@ -140,7 +140,7 @@ __device__ __forceinline__ bool sum_guessed_rows(Forecast<C> const& forecast, Fi
   int32_t live = 0;
   if constexpr (C::kEpilogue == Epilogue::kRouted) live = look_at_count(forecast.live_tokens);
   float weight = forecast.slot.weight();
-  Rows<Element<C::kDType>, C::kVectorWidth, K> rows;
+  InputRows<C, K> rows;
   CUTE_UNROLL
   for (int k = 0; k < K; ++k) rows.load_if(Lines::vote_of_slot(forecast.taking_part, k), k, forecast.rows[k]);
   Sum<C> sum;

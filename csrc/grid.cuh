@@ -25,6 +25,13 @@ struct Divider {
   }
 };
 
+// Of a row. Where vectors may start anywhere, the last ends with the row: what it shares with the one before, both sum.
+template <class C>
+int64_t vectors_of_row(int64_t hidden) {
+  return C::kAlignment == Alignment::kVector ? hidden / C::kVectorWidth
+                                             : (hidden + C::kVectorWidth - 1) / C::kVectorWidth;
+}
+
 struct Grid {
   Divider vectors_per_row;     // unused where the hidden size is a constant
   int32_t vectors;             // of this launch
@@ -35,6 +42,7 @@ struct Grid {
   int32_t tokens;              // of this launch
   int32_t ahead;               // how many tokens farther another will run in this one's place
   int32_t prefetching_blocks;  // the first of this launch
+  int32_t shared_by_last;      // elements of a row that its last two vectors have in common
 };
 
 // Vectors of live tokens, where the call has a count of them on the device: all others are.
@@ -59,6 +67,10 @@ __device__ __forceinline__ Place<C> place_of_vector(Operands<C> const& operands,
     vector = index % kVectorsPerRow;
   } else {
     grid.vectors_per_row(index, token, vector);
+  }
+  if constexpr (C::kAlignment == Alignment::kElement) {
+    bool const is_last = vector + 1 == grid.vectors_per_row.divisor;
+    return place_of(operands, token, int64_t(vector) * C::kVectorWidth - (is_last ? grid.shared_by_last : 0));
   }
   return place_of(operands, token, int64_t(vector) * C::kVectorWidth);
 }

@@ -21,7 +21,7 @@ template <class C>
 char const* launch_cuda(SumReduceArguments const& call, LaunchShape const& shape) {
   constexpr int64_t kMaxVectors = (int64_t(1) << 30) - 1024;  // so that two grids' threads fit as well
   int64_t const hidden_part = std::min(call.hidden, kMaxVectors * C::kVectorWidth);
-  int64_t const tokens_part = std::max<int64_t>(1, kMaxVectors / (hidden_part / C::kVectorWidth));
+  int64_t const tokens_part = std::max<int64_t>(1, kMaxVectors / vectors_of_row<C>(hidden_part));
   for (int64_t hidden = 0; hidden < call.hidden; hidden += hidden_part) {
     for (int64_t token = 0; token < call.tokens; token += tokens_part) {
       cudaError_t const error =

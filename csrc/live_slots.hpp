@@ -32,7 +32,7 @@ class LiveSlots {
   void sum(Place<D> const& place, Finish<D> const& finish) const {
     Sum<D> sum;
     for (int slot = 0; slot < count_; ++slot) {
-      Rows<T, D::kVectorWidth, 1> row;
+      InputRows<D, 1> row;
       row.load(0, place.input + offsets_[slot]);
       sum.add(row, 0, weights_[slot]);
     }

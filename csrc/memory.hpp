@@ -12,8 +12,9 @@
 namespace moe_cute {
 
 #if defined(MOE_CUTE_GPU_BODY)
-template <class T, int kVectorWidth>
-inline constexpr int kAccessBits = kVectorWidth * int(sizeof(T)) < 16 ? kVectorWidth * int(sizeof(T)) * 8 : 128;
+// Of a load or a store of so many elements; 16 bytes are the most that one takes.
+template <class T, int kElements>
+inline constexpr int kAccessBits = kElements * int(sizeof(T)) < 16 ? kElements * int(sizeof(T)) * 8 : 128;
 
 // A load that the compiler may not put off: left to itself, ptxas has three rows on their way instead of eight, to save
 // registers that nobody needs. Never `ld.global.nc`: ptxas takes a non-coherent load for one of constant data and moves

@@ -66,10 +66,7 @@ bool wants_more_rows(SumReduceArguments const& call) {
          element_bytes(call.input_dtype) <= 4;
 }
 
-}  // namespace
-
-Preference preference_for(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
-  if (machine.backend == Backend::kCpu) return {};
+Preference aligned_preference(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
   Preference preference = preferred(call, machine, predecessor);
   if (wants_more_rows(call)) {
     preference.vector_width = 8 / element_bytes(call.input_dtype);
@@ -85,6 +82,39 @@ Preference preference_for(SumReduceArguments const& call, Machine const& machine
   }
   if (predecessor == Predecessor::kNone) preference.prefetch = false;
   return preference;
+}
+
+// Two elements a thread, but four where a thread of two has little to do, or much before its rows, and threads are
+// many; and in kernels that loop over topk. Blocks as small as leave four to a multiprocessor, of at most 256 threads,
+// but 128 where four elements are looped over: these take registers. On an H200, an input offset by one element,
+// bfloat16 and 8 experts unless said, us with 2 and with 4 elements: [64, 2048] 1.40 and 1.96, [1024, 2048] 10.9
+// and 11.1; 2 experts [64, 4095] 1.06 and 1.22, [1024, 4095] 9.8 and 8.8; permuted [64, 2048] 1.51 and 2.36, [1024,
+// 2048] 13.4 and 11.8; 5 experts [700, 4097] 14.8 and, in blocks of 128, 12.5, of 256, 15.4. By blocks of 64, 128 and
+// 256: [32, 2048] 1.40, 1.58, 1.75; [64, 2048] 1.82, 1.40, 1.47; [128, 2048] of 128 and 256 2.06 and 2.02. A single
+// element of float64 is 8 bytes already; it gains where topk is looped over, but for more than eight, of which single
+// elements have sixteen on their way: with 2 and with 1, 3 experts [300, 2879] 7.4 and 9.4, 12 experts [16, 4095] 4.1
+// and 2.9.
+Preference unaligned_preference(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
+  constexpr int kFewBlocks = 4;  // of a multiprocessor
+  bool const loops = !has_kernel_for_topk(call.topk);
+  bool const are_many = call.tokens * call.hidden / 2 >= int64_t(machine.multiprocessors) * 1024;
+  int const bytes = element_bytes(call.input_dtype);
+  bool const wants_four = bytes == 2 && (loops || (are_many && (call.topk <= 2 || call.is_permuted)));
+  bool const wants_one = bytes == 8 && !(loops && call.topk <= 8);
+  Preference preference{wants_four ? 4 : wants_one ? 1 : 2, 64, predecessor != Predecessor::kNone, false};
+  int const most = loops && preference.vector_width == 4 ? 128 : 256;
+  int64_t const threads = call.tokens * call.hidden / preference.vector_width;
+  while (preference.threads < most && threads > int64_t(preference.threads) * kFewBlocks * machine.multiprocessors) {
+    preference.threads *= 2;
+  }
+  return preference;
+}
+
+}  // namespace
+
+Preferences preferences_for(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
+  if (machine.backend == Backend::kCpu) return {};
+  return {aligned_preference(call, machine, predecessor), unaligned_preference(call, machine, predecessor)};
 }
 
 }  // namespace moe_cute

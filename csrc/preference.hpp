@@ -14,7 +14,12 @@ struct Preference {
   bool measured = false;  // from a launch rule, not from the heuristic
 };
 
+struct Preferences {
+  Preference aligned;    // of vectors in one load, and of single elements
+  Preference unaligned;  // of those that may start anywhere; a width of 1: single elements rather
+};
+
 // Nothing is preferred on a CPU.
-Preference preference_for(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor);
+Preferences preferences_for(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor);
 
 }  // namespace moe_cute

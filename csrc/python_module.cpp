@@ -156,11 +156,11 @@ PyObject* explain_call(PyObject*, PyObject* args) {
 
 PyObject* list_variants(PyObject*, PyObject*) {
   return list_of(variants(), [](Variant const& variant) {
-    return Py_BuildValue("{s:s,s:s,s:s,s:i,s:i,s:i,s:s,s:s,s:N}", "name", variant.name, "backend",
+    return Py_BuildValue("{s:s,s:s,s:s,s:i,s:i,s:i,s:s,s:s,s:N,s:N}", "name", variant.name, "backend",
                          name_of(variant.backend), "dtype", name_of(variant.dtype), "hidden", variant.hidden, "topk",
                          variant.topk, "vector_width", variant.vector_width, "instruction_set",
-                         name_of(variant.instruction_set), "epilogue", name_of(variant.epilogue), "built",
-                         PyBool_FromLong(variant.launch != nullptr));
+                         name_of(variant.instruction_set), "epilogue", name_of(variant.epilogue), "unaligned",
+                         PyBool_FromLong(variant.is_unaligned), "built", PyBool_FromLong(variant.launch != nullptr));
   });
 }
 

@@ -40,16 +40,16 @@ inline constexpr uint64_t kMinusZeros = sizeof(T) == 2   ? 0x8000'8000'8000'8000
 
 #if defined(MOE_CUTE_GPU_BODY)
 // In registers: a load is on its way as soon as it is issued.
-template <class T, int kVectorWidth, int kRows>
+template <class T, int kVectorWidth, int kRows, int kLoadWidth = kVectorWidth>
 struct Rows {
+  static constexpr int kBits = kAccessBits<T, kLoadWidth>;
   decltype(cute::make_tensor<T>(cute::Shape<cute::Int<kVectorWidth>, cute::Int<kRows>>{})) staged;  // (V, rows)
 
   CUTE_HOST_DEVICE void load(int row, T const* address) {
-    copy_vector<LoadVector<kAccessBits<T, kVectorWidth>>>(vector_at<kVectorWidth>(address), staged(cute::_, row));
+    copy_vector<LoadVector<kBits>>(vector_at<kVectorWidth>(address), staged(cute::_, row));
   }
   // `otherwise` repeated where `wanted` is zero.
   CUTE_HOST_DEVICE void load_if(uint32_t wanted, int row, T const* address, uint64_t otherwise = 0) {
-    constexpr int kBits = kAccessBits<T, kVectorWidth>;
     using Bits = cute::uint_bit_t<kBits>;
     auto accesses = cute::recast<Bits>(staged(cute::_, row));
     CUTE_UNROLL
@@ -59,7 +59,7 @@ struct Rows {
   }
   CUTE_HOST_DEVICE Accumulator<T> operator()(int element, int row) const {
 #if defined(__CUDA_ARCH__)
-    if constexpr (sizeof(T) == 2 && kVectorWidth % 2 == 0) {
+    if constexpr (sizeof(T) == 2 && kLoadWidth % 2 == 0) {
       auto pairs = cute::recast<uint32_t const>(staged(cute::_, row));  // (V / 2)
       return one_of_pair<T>(pairs(element / 2), element % 2);
     }
@@ -82,7 +82,7 @@ inline constexpr int kRowsInFlight = rows_in_flight<C>();
 inline constexpr bool kPredicatesLoads = true;
 #else
 // In place: a core reorders its own loads, and a copy on the stack would stall them.
-template <class T, int kVectorWidth, int kRows>
+template <class T, int kVectorWidth, int kRows, int kLoadWidth = kVectorWidth>
 struct Rows {
   T const* addresses[kRows];
 
@@ -96,6 +96,10 @@ inline constexpr int kRowsInFlight = 1;
 
 inline constexpr bool kPredicatesLoads = false;
 #endif
+
+// K rows of a configuration's input.
+template <class C, int K>
+using InputRows = Rows<Element<C::kDType>, C::kVectorWidth, K, C::kLoadWidth>;
 
 template <class Sum, class Rounded>
 CUTE_HOST_DEVICE void round(Sum const& sum, Rounded& rounded) {
@@ -118,8 +122,8 @@ CUTE_HOST_DEVICE void round(Sum const& sum, Rounded& rounded) {
   }
 }
 
-// Rounds a sum once, to the dtype of `address`, and stores it there.
-template <class Sum, class T>
+// Rounds a sum once, to the dtype of `address`, and stores it there: in one access where it is aligned to that.
+template <Alignment kAlignment = Alignment::kVector, class Sum, class T>
 CUTE_HOST_DEVICE void store_rounded(Sum const& sum, T* address) {
   using namespace cute;
   constexpr int V = decltype(size(sum))::value;
@@ -127,7 +131,12 @@ CUTE_HOST_DEVICE void store_rounded(Sum const& sum, T* address) {
 #if defined(MOE_CUTE_GPU_BODY)
   Tensor rounded = make_tensor<T>(Int<V>{});  // (V)
   round(sum, rounded);
-  copy_vector<StoreVector<kAccessBits<T, V>>>(rounded, destination);
+  constexpr int kBits = kAccessBits<T, V>;
+  if (kAlignment == Alignment::kVector || reinterpret_cast<uintptr_t>(address) % (kBits / 8) == 0) {
+    copy_vector<StoreVector<kBits>>(rounded, destination);
+  } else {
+    copy_vector<StoreVector<kAccessBits<T, 1>>>(rounded, destination);
+  }
 #else
   round(sum, destination);
 #endif

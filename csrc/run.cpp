@@ -22,7 +22,8 @@ ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine, Predece
   int64_t const kinds = int64_t(call.input_dtype) | int64_t(call.output_dtype) << 4 |
                         int64_t(call.expert_ids.data != nullptr) << 8 | int64_t(call.weights.data != nullptr) << 9 |
                         int64_t(call.shared != nullptr) << 10 | int64_t(call.is_permuted) << 11 |
-                        int64_t(call.live_tokens != nullptr) << 12 | int64_t(predecessor) << 13;
+                        int64_t(call.live_tokens != nullptr) << 12 | int64_t(call.adds_to_output()) << 13 |
+                        int64_t(predecessor) << 14;
   return {{kinds, call.tokens, call.topk, call.hidden, call.input_token_stride, call.input_topk_stride,
            call.input_hidden_stride, call.output_token_stride, call.output_hidden_stride, call.shared_token_stride,
            call.shared_hidden_stride, call.rows,

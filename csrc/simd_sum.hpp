@@ -26,7 +26,7 @@ class Sum {
 
   // The weight of a plain kernel is unset.
   template <int K>
-  void add(Rows<T, C::kVectorWidth, K> const& rows, int k, A const& weight) {
+  void add(InputRows<C, K> const& rows, int k, A const& weight) {
     Register factor, term;
     if constexpr (C::kEpilogue != Epilogue::kPlain) Lanes::broadcast(weight, factor);
     for (int at = 0; at < kRegisters; ++at) {

@@ -9,8 +9,8 @@ namespace moe_cute {
 
 // Adds those of K rows that `adds` says, each by its weight.
 template <int K, class C, class Adds>
-CUTE_HOST_DEVICE void add_rows_if(Adds const& adds, Rows<Element<C::kDType>, C::kVectorWidth, K> const& rows,
-                                  SlotWeights<C, K> const& weights, Sum<C>& sum) {
+CUTE_HOST_DEVICE void add_rows_if(Adds const& adds, InputRows<C, K> const& rows, SlotWeights<C, K> const& weights,
+                                  Sum<C>& sum) {
   MOE_CUTE_UNROLL
   for (int k = 0; k < K; ++k) {
     if (adds(k)) sum.add(rows, k, weights.values[k]);
@@ -18,8 +18,7 @@ CUTE_HOST_DEVICE void add_rows_if(Adds const& adds, Rows<Element<C::kDType>, C::
 }
 
 template <int K, class C>
-CUTE_HOST_DEVICE void add_rows(Rows<Element<C::kDType>, C::kVectorWidth, K> const& rows,
-                               SlotWeights<C, K> const& weights, Sum<C>& sum) {
+CUTE_HOST_DEVICE void add_rows(InputRows<C, K> const& rows, SlotWeights<C, K> const& weights, Sum<C>& sum) {
   add_rows_if([](int) { return true; }, rows, weights, sum);
 }
 
@@ -39,7 +38,7 @@ CUTE_HOST_DEVICE void add_slot_rows(Operands<C> const& operands, Place<C> const&
   using T = Element<C::kDType>;
   constexpr bool kMaySkip = C::kEpilogue >= Epilogue::kPermuted || !(C::kTopK == K || K == 1);
 
-  Rows<T, C::kVectorWidth, K> rows;
+  InputRows<C, K> rows;
   MOE_CUTE_UNROLL
   for (int k = 0; k < K; ++k) {
     T const* const address = in_row(operands, place.input, slots.row(k));

@@ -16,7 +16,8 @@ struct Variant {
   int topk;    // or kAny
   int vector_width;
   Epilogue epilogue;
-  Launch launch;  // null where this build has no such backend
+  bool is_unaligned;  // vectors may start at any element
+  Launch launch;      // null where this build has no such backend
 };
 
 // A measured choice of launch, from specs/tuning/: for calls that read up to `elements` (tokens x topk x hidden).

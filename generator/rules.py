@@ -36,6 +36,14 @@ def two_widest_and_one(dtype: DTypeName, widths: list[int]) -> list[int]:
     return sorted({*sorted(widths)[-2:], 1})
 
 
+def up_to_8_bytes(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return [width for width in widths if 1 < width <= 8 // DTYPES[dtype].bytes]
+
+
+def two_of_8_bytes(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return [width for width in widths if width == 2 and DTYPES[dtype].bytes == 8]
+
+
 def cache_line(dtype: DTypeName, widths: list[int]) -> list[int]:
     return [CPU_CACHE_LINE_BYTES // DTYPES[dtype].bytes]
 
@@ -49,6 +57,7 @@ class Rule:
     hidden: Sizes
     topk: Sizes
     vector_widths: Widths
+    unaligned: bool = False  # vectors that may start anywhere, loaded element by element
 
 
 PLAIN: tuple[EpilogueName, ...] = ("plain",)
@@ -58,6 +67,15 @@ ROUTED: tuple[EpilogueName, ...] = ("routed",)
 RULES = (
     # Any call finds one of these. The best width depends on its alignment and its number of tokens: all are made.
     Rule("cuda", PLAIN + FUSED, run_time_only, every_size, every_width),
+    # Rows that start anywhere. A thread with several elements, each in a load of its own, spends half the instructions
+    # of one with a single element. On an H200, an input offset by one element, bfloat16 and 8 experts: [1, 2048] 0.79
+    # us in place of 0.98, [64, 2048] 1.40 and 1.70, [1024, 2048] 11.0 and 11.7, permuted and weighted 11.8 and 19.5;
+    # with 2 experts [1024, 4096] 7.4 and 16.3. Eight elements were slower than four nearly everywhere, four of float32
+    # than two.
+    Rule("cuda", PLAIN + FUSED, run_time_only, every_size, up_to_8_bytes, unaligned=True),
+    # A single element of float64 is 8 bytes already: [64, 8, 4096] took 5.6 us by ones, 6.6 by twos. Where topk is
+    # looped over, twos share the loop: [300, 3, 2879] 9.4 and 7.4, [500, 5, 2047] 13.3 and 12.1.
+    Rule("cuda", PLAIN + FUSED, run_time_only, run_time_only, two_of_8_bytes, unaligned=True),
     # With every stride a constant, the first load leaves earlier. On an H200, behind an ordinary kernel in a graph,
     # bfloat16 [1, 6, 2048] took 1.40 us in place of 1.44, and [16, 6, 2048] 1.50 in place of 1.56; where launches
     # overlap, it is hidden. That earns neither a loop over topk nor loads of 2 bytes, which serve odd strides;
@@ -92,4 +110,4 @@ def _made_by(rule: Rule, spec: Spec) -> Iterator[Variant]:
             instruction_sets,
         ):
             if (hidden or 0) % width == 0:
-                yield Variant(rule.backend, dtype, hidden, topk, width, instruction_set, epilogue)
+                yield Variant(rule.backend, dtype, hidden, topk, width, instruction_set, epilogue, rule.unaligned)

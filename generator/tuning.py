@@ -174,7 +174,7 @@ def _step_contradictions(
     built = [
         variant.vector_width
         for variant in variants
-        if (variant.backend, variant.hidden) == ("cuda", None)
+        if (variant.backend, variant.hidden, variant.unaligned) == ("cuda", None, False)
         and (variant.dtype, variant.epilogue, variant.topk) == (ladder.dtype, ladder.epilogue, topk)
     ]
     sizes = [inf if step.elements == "any" else step.elements for step in ladder.steps]

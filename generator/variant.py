@@ -20,7 +20,7 @@ class Variant:
     """What a kernel is specialised for.
 
     `hidden` and `topk` are sizes, or None for sizes known only at run time; `vector_width` is in elements;
-    `instruction_set` is None on CUDA.
+    `instruction_set` is None on CUDA; `unaligned` says that a GPU's vectors may start at any element.
     """
 
     backend: BackendName
@@ -30,6 +30,7 @@ class Variant:
     vector_width: int
     instruction_set: InstructionSetName | None
     epilogue: EpilogueName
+    unaligned: bool
 
     @property
     def name(self) -> str:
@@ -43,6 +44,7 @@ class Variant:
             f"k{self.topk or 'any'}",
             f"v{self.vector_width}",
             None if self.epilogue == "plain" else self.epilogue,
+            "unaligned" if self.unaligned else None,
         ]
         return "_".join(part for part in parts if part)
 
@@ -59,19 +61,23 @@ class Variant:
         """Its `Configuration` (csrc/configuration.hpp)."""
         dtype, epilogue = DTYPES[self.dtype].cpp, EPILOGUES[self.epilogue].cpp
         sizes = f"{self.hidden or 'kAny'}, {self.topk or 'kAny'}, {self.vector_width}"
-        return f"Configuration<{dtype}, {sizes}, {epilogue}>"
+        alignment = ", Alignment::kElement" if self.unaligned else ""
+        return f"Configuration<{dtype}, {sizes}, {epilogue}{alignment}>"
 
     @property
     def constraints(self) -> list[str]:
         """What a call must be like for this variant to accept it, in words."""
         constraints = []
+        has_vectors = self.backend == "cuda" and self.vector_width > 1
         if self.hidden is not None:
             constraints.append(f"hidden == {self.hidden}, rows and tokens packed")
-        elif self.backend == "cuda" and self.vector_width > 1:
+        elif self.unaligned:
+            constraints.append(f"hidden >= {self.vector_width}, contiguous")
+        elif has_vectors:
             constraints.append(f"hidden % {self.vector_width} == 0")
         if self.topk is not None:
             constraints.append(f"topk == {self.topk}")
-        if self.backend == "cuda" and self.vector_width > 1:
+        if has_vectors and not self.unaligned:
             constraints.append(f"aligned to {self.vector_width * DTYPES[self.dtype].bytes} bytes")
         if self.instruction_set is not None:
             constraints.append(INSTRUCTION_SETS[self.instruction_set].needs)
@@ -88,6 +94,7 @@ class Variant:
             self.hidden or inf,
             self.topk or inf,
             -self.vector_width,
+            self.unaligned,
             -list(INSTRUCTION_SETS).index(self.instruction_set) if self.instruction_set else 0,
         )
 

@@ -47,7 +47,7 @@ class Explanation:
 
 def variants() -> list[dict[str, Any]]:
     """Every variant of this build's table, in its order: name, backend, dtype, hidden and topk (0: any), vector_width
-    in elements, instruction_set, epilogue, built."""
+    in elements, instruction_set, epilogue, unaligned (a GPU's vectors may start at any element), built."""
     return list(_C.variants())
 
 

@@ -31,11 +31,18 @@ def accepts(variant: Variant, input: Tensor, output: Tensor, tensors: Tensors) -
         return False
     if variant.backend == "cpu" or variant.vector_width == 1:
         return variant.why_not_here() is None
-    if input.shape[-1] % variant.vector_width:
+    if not variant.unaligned and input.shape[-1] % variant.vector_width:
+        return False
+    if input.shape[-1] < variant.vector_width:
         return False
     if variant.epilogue != "plain" and input.shape[-2] > 1 and input.stride(-2) * input.element_size() >= 2**32:
         return False
     read_or_written = [input, output, *(tensors[name] for name in ("shared_output",) if name in tensors)]
+    if variant.unaligned:
+        in_place = "shared_output" in tensors and tensors["shared_output"].data_ptr() == output.data_ptr()
+        if in_place and input.shape[-1] % variant.vector_width:
+            return False
+        return all(tensor.stride(-1) == 1 for tensor in read_or_written)
     return all(_vectors_fit(tensor, variant.vector_width) for tensor in read_or_written)
 
 

@@ -12,7 +12,13 @@ def main() -> None:
     rng = torch.Generator().manual_seed(0)
     variants = [variant for variant in VARIANTS if variant.backend == "cuda"]
     for variant in variants:
-        shape = (TOKENS, variant.topk or 11, variant.hidden or 331 * variant.vector_width, variant.dtype, rng)
+        shape = (
+            TOKENS,
+            variant.topk or 11,
+            variant.hidden or 331 * variant.vector_width + variant.unaligned,
+            variant.dtype,
+            rng,
+        )
         plain = variant.epilogue == "plain"
         call = plain_call(*shape) if plain else fused_call(FULLEST[variant.epilogue], *shape)
         call.check("cuda", variant.name)

@@ -4,6 +4,7 @@ import functools
 import platform
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
+from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import moe_cute
 from moe_cute._extension import _C
 from tests.acceptance import accepts, needed_epilogue
-from tests.calls import FULLEST, fused_call, plain_call
+from tests.calls import FULLEST, Fusion, fused_call, plain_call
 from tests.reference import FLOATS, assert_same_bits
 from tests.variants import EPILOGUES, INSTRUCTION_SETS, VARIANTS, Variant, built_names, host_has, manifest
 
@@ -134,19 +135,23 @@ def named(name: str | None) -> Variant:
     return variant
 
 
-def answer(question: Question, width: int) -> tuple[str, list[str]]:
+def answer(question: Question, width: int, unaligned_width: int) -> tuple[str, list[str]]:
     """The first that accepts and those refused before it, where this width is the best for that many elements.
 
     In order, of those not made for other sizes: the nearest epilogue, the nearest width, the wider ones first, then the
-    manifest's order.
+    manifest's order. Of unaligned ones, those of `unaligned_width` come first.
     """
     input, output, tensors = question.input, question.output, question.tensors
     topk, hidden = tensors.get("inv_permuted_idx", input).shape[1], input.shape[-1]
     needed = EPILOGUES.index(needed_epilogue(input, output, tensors))
 
-    def distance(variant: Variant) -> tuple[int, bool, int]:
-        steps = variant.vector_width.bit_length() - width.bit_length() if variant.backend == "cuda" else 0
-        return abs(EPILOGUES.index(variant.epilogue) - needed), steps < 0, abs(steps)
+    def distance(variant: Variant) -> tuple[int, bool, float, bool]:
+        steps = 0.0
+        if variant.backend == "cuda":
+            unaligned = 0.5 if unaligned_width > 1 else -0.5  # before single elements, or after
+            steps = (unaligned if variant.unaligned else log2(variant.vector_width)) - log2(width)
+        is_second = variant.unaligned and variant.vector_width != unaligned_width
+        return abs(EPILOGUES.index(variant.epilogue) - needed), steps < 0, abs(steps), is_second
 
     candidates = [v for v in VARIANTS if v.backend == input.device.type and v.dtype is input.dtype]
     order = sorted((v for v in candidates if v.topk in (None, topk) and v.hidden in (None, hidden)), key=distance)
@@ -168,9 +173,9 @@ def test_the_first_that_accepts(backend: str, rng: torch.Generator) -> None:
         question = draw.question()
         # Which width is best depends on sizes alone, so a single row tells it, or leaves two if an epilogue lacks both.
         twin = single_row(question)
-        best_widths = [width for width in (1, 2, 4, 8) if answer(twin, width) == given(twin)]
+        best_widths = [widths for widths in product((1, 2, 4, 8), (1, 2, 4)) if answer(twin, *widths) == given(twin)]
         assert best_widths
-        assert given(question) in [answer(question, width) for width in best_widths], question
+        assert given(question) in [answer(question, *widths) for widths in best_widths], question
         chosen.add(given(question)[0])
     assert len(chosen) > (50 if backend == "cuda" else 20), "the calls drawn tell too little apart"
 
@@ -236,21 +241,50 @@ def test_many_slots_get_narrow_vectors(weights: bool) -> None:
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_blocks_of_single_elements_read_enough(architecture: int) -> None:
     """A ladder's blocks are those of its vectors: where a call fits none of these, many blocks would be too small."""
-    for dtype in FLOATS:
-        for tokens, topk in product((1, 64, 700, 3000), (2, 3, 8)):
-            odd, even = (
-                moe_cute.explain(
-                    (tokens, topk, hidden), dtype=dtype, device="cuda", architecture=architecture, multiprocessors=132
-                )
-                for hidden in (4095, 4096)
+    for tokens, topk in product((1, 64, 700, 3000), (2, 8, 12)):
+        odd, even = (
+            moe_cute.explain(
+                (tokens, topk, hidden),
+                dtype=torch.float64,
+                device="cuda",
+                architecture=architecture,
+                multiprocessors=132,
             )
-            assert named(odd.variant).vector_width == 1
-            assert odd.threads >= even.threads
-            if named(even.variant).vector_width == 1:  # measured so
-                continue
-            is_few = tokens * 4095 <= odd.threads * 4 * 132
-            assert is_few or odd.threads * topk * dtype.itemsize >= 4096 or odd.threads == 512
-            assert tokens > 1 or odd.threads == even.threads
+            for hidden in (4095, 4096)
+        )
+        assert (named(odd.variant).vector_width, named(odd.variant).unaligned) == (1, False)
+        assert odd.threads >= even.threads
+        if named(even.variant).vector_width == 1:  # measured so
+            continue
+        is_few = tokens * 4095 <= odd.threads * 4 * 132
+        assert is_few or odd.threads * topk * 8 >= 4096 or odd.threads == 512
+        assert tokens > 1 or odd.threads == even.threads
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("epilogue", ["plain", "weighted", "permuted"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_unaligned_vectors(dtype: torch.dtype, epilogue: str, architecture: int) -> None:
+    """Four elements where a thread of two has little to do, or much before its rows; small blocks while few."""
+    for tokens, topk in product((1, 20, 64, 700, 3000), (2, 3, 8)):
+        if dtype is torch.float64 and (topk != 3 or architecture == 80):
+            continue  # single elements, and without measurements these
+        shape = (tokens * topk, 4095) if epilogue == "permuted" else (tokens, topk, 4095)
+        fused: dict[str, Any] = {"plain": {}, "weighted": {"topk_weights": True}}.get(
+            epilogue, {"inv_permuted_idx": (tokens, topk)}
+        )
+        found = moe_cute.explain(
+            shape, dtype=dtype, device="cuda", architecture=architecture, multiprocessors=132, **fused
+        )
+        variant = named(found.variant)
+        loops, are_many = topk == 3, tokens * 4095 / 2 >= 132 * 1024
+        four = loops or (are_many and (topk == 2 or epilogue == "permuted"))
+        assert (variant.unaligned, variant.vector_width) == (True, 4 if four and dtype.itemsize == 2 else 2)
+        sizes = [64, 128] if loops and variant.vector_width == 4 else [64, 128, 256]
+        enough = [threads for threads in sizes if tokens * 4095 // variant.vector_width <= 4 * 132 * threads]
+        assert found.threads == (enough or sizes)[0 if enough else -1]
+        assert found.prefetch is (architecture >= 90)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
@@ -398,9 +432,12 @@ def test_launches_without_measurements(architecture: int) -> None:
 
 
 def test_remembered_choices_do_not_leak(device: torch.device, rng: torch.Generator) -> None:
-    """Calls of one shape that differ in alignment, strides or epilogue, in turns; and more shapes than are kept."""
+    """Calls of one shape that differ in alignment, strides, epilogue or what is added in place, in turns; and more
+    shapes than are kept."""
     turns = [("contiguous", "contiguous"), ("offset_by_one", "contiguous"), ("sliced_rows_odd", "offset_by_one")]
     calls = [fused_call(FULLEST[epilogue], 3, 4, 64, torch.bfloat16, rng) for epilogue in EPILOGUES]
+    # Of 65 elements, unaligned vectors would add one twice.
+    calls += [fused_call(Fusion(shared=shared), 3, 4, 65, torch.bfloat16, rng) for shared in ("own", "output")]
     for _ in range(3):
         for input_layout, output_layout in turns:
             for call in calls:

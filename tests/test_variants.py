@@ -11,7 +11,7 @@ from tests.variants import EPILOGUES, VARIANTS, Variant, manifest, variants_wher
 
 
 def test_the_table_is_the_manifest() -> None:
-    columns = ("name", "backend", "dtype", "hidden", "topk", "vector_width", "epilogue")
+    columns = ("name", "backend", "dtype", "hidden", "topk", "vector_width", "epilogue", "unaligned")
     compiled = [[row[key] for key in columns] for row in moe_cute.variants()]
     listed = [[row[key] or 0 for key in columns] for row in manifest()["variants"]]
     assert compiled == listed
@@ -29,6 +29,8 @@ def accepted_shapes(variant: Variant) -> list[tuple[int, int, int]]:
             3 * width,  # an odd number of vectors
             331 * width,  # several blocks and a ragged last one
         ]
+        if variant.unaligned:
+            hidden_sizes += [width + 1, 2 * width - 1, 331 * width + 1]  # whose last two vectors overlap
         if variant.backend == "cpu":
             hidden_sizes += [1, width - 1, width + 1, 5 * width // 2]  # what no vector covers
     topks = [variant.topk] if variant.topk is not None else [0, 1, 3, 4, 5, 8, 11, 20]  # around chunks of 8 and 4
@@ -57,9 +59,10 @@ def test_equals_the_reference(variant: Variant, rng: torch.Generator) -> None:
     "variant", variants_where(lambda variant: variant.backend == "cuda" and variant.vector_width > 1)
 )
 def test_alignment_of_one_vector_is_enough(variant: Variant, rng: torch.Generator) -> None:
-    topk, hidden = variant.topk or 3, variant.hidden or 5 * variant.vector_width
+    """Or of one element, where the variant is for that."""
+    width = 1 if variant.unaligned else variant.vector_width
+    topk, hidden = variant.topk or 3, variant.hidden or 5 * variant.vector_width + variant.unaligned
     call = least_call(variant, 3, topk, hidden, variant.dtype, rng)
-    width = variant.vector_width
     apart = 0 if variant.hidden else width  # a specialised hidden size wants packed rows
     tensors = {name: tensor.cuda() for name, tensor in call.tensors.items()}
     strides = (hidden + apart, 1) if "inv_permuted_idx" in tensors else (topk * hidden + apart, hidden, 1)
@@ -94,7 +97,17 @@ def refused_calls(variant: Variant, rng: torch.Generator) -> list[tuple[str, Cal
             calls.append(("the topk rows are .*, not packed", plain, {"input_layout": "sliced_rows"}))
         calls.append(("the input's tokens are .*, not packed", plain, {"input_layout": "sliced_topk"}))
         calls.append(("the output's rows are .*, not packed", plain, {"output_layout": "column_slice"}))
-    if variant.backend == "cuda" and width > 1:
+    if variant.unaligned:
+        short = least_call(variant, 3, topk, width - 1, dtype, rng)
+        calls.append((f"hidden size {width - 1} is less than {width}", short, {}))
+        if variant.epilogue != "plain":
+            in_place = Fusion(shared="output", rows=torch.int32 if variant.epilogue == "permuted" else None)
+            twice = fused_call(in_place, 3, topk, 3 * width + 1, dtype, rng)
+            calls.append(("would be added twice", twice, {}))
+        if variant.epilogue != "permuted":
+            calls.append(("input's hidden stride is 2", plain, {"input_layout": "every_second_element"}))
+        calls.append(("output's hidden stride is 2", least, {"output_layout": "every_second_element"}))
+    elif variant.backend == "cuda" and width > 1:
         if variant.hidden is None:
             calls.append((f"no multiple of {width}", least_call(variant, 3, topk, hidden + 1, dtype, rng), {}))
         if variant.hidden is None and variant.epilogue != "permuted":

@@ -30,6 +30,7 @@ class Variant:
     vector_width: int
     instruction_set: str | None
     epilogue: str
+    unaligned: bool  # its vectors may start at any element
 
     @property
     def vector_bytes(self) -> int:

@@ -185,9 +185,10 @@ struct Trial {
   }
 };
 
-template <DType kDType, int kTopK, int kVectorWidth, Epilogue kEpilogue>
+template <DType kDType, int kTopK, int kVectorWidth, Epilogue kEpilogue, Alignment kAlignment = Alignment::kVector>
 void run() {
-  using C = Configuration<kDType, kAny, kTopK, kVectorWidth, kEpilogue>;
+  using C = Configuration<kDType, kAny, kTopK, kVectorWidth, kEpilogue, kAlignment>;
+  int const more = kAlignment == Alignment::kElement;  // its last two vectors overlap
   LaunchShape shape;
   shape.multiprocessors = 3;  // so that a count of live tokens makes several rounds
   for (int what = 0; what < static_cast<int>(Unwritten::kLast); ++what) {
@@ -196,7 +197,7 @@ void run() {
         shape.threads = 64 << below(2);
         shape.prefetch = below(8) != 0;
         shape.l2_bytes = below(2) << 30;  // forwards or backwards
-        Trial<C> trial{tokens, vectors * kVectorWidth};
+        Trial<C> trial{tokens, vectors * kVectorWidth + more};
         trial.launch(shape, static_cast<Unwritten>(what));
         trial.check();
       }
@@ -220,6 +221,9 @@ int main(int count, char**) {
   run<DType::kBFloat16, 8, 8, Epilogue::kWeighted>();
   run<DType::kBFloat16, 8, 8, Epilogue::kPermuted>();
   run<DType::kBFloat16, 8, 8, Epilogue::kRouted>();
+  run<DType::kBFloat16, 8, 2, Epilogue::kWeighted, Alignment::kElement>();
+  run<DType::kFloat16, 10, 4, Epilogue::kPermuted, Alignment::kElement>();
+  run<DType::kFloat32, 2, 2, Epilogue::kPermuted, Alignment::kElement>();
   std::printf("seed %u: %ld elements, %ld of them wrong\n", g_seed, g_checked, g_wrong);
   return g_wrong ? 1 : 0;
 }

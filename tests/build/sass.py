@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), *(str(root / "bin") for root in cuda_package_roots())])
 
 SUM_REDUCE = re.compile(
-    r"sum_reduce_kernelINS_13ConfigurationILNS_5DTypeE(\d)ELi(\d+)ELi(\d+)ELi(\d+)ELNS_8EpilogueE(\d)EEE"
+    r"sum_reduce_kernelINS_13ConfigurationILNS_5DTypeE(\d)ELi(\d+)ELi(\d+)ELi(\d+)ELNS_8EpilogueE(\d)E"
+    r"LNS_9AlignmentE(\d)EEE"
 )
 GRADIENT = re.compile(r"gradient_kernelINS_\d+(\w+?)ILNS_5DTypeE(\d)EEE")
 
@@ -30,6 +31,7 @@ class Configuration(NamedTuple):
     topk: int
     vector_width: int
     epilogue: int
+    unaligned: int
 
 
 class Gradient(NamedTuple):

@@ -44,6 +44,7 @@ def kernels_of(variant: dict) -> Iterator[tuple[str, Kernel]]:
         variant["topk"] or 0,
         variant["vector_width"],
         EPILOGUES.index(variant["epilogue"]),  # likewise
+        int(variant["unaligned"]),
     )
     architectures = sass.architectures_of(variant["file"])
     assert architectures
@@ -58,7 +59,12 @@ def gradient_kernels_of(gradient: dict) -> Iterator[tuple[str, Kernel]]:
 
 
 def load_of(variant: dict) -> str:
-    return LOADS[variant["vector_width"] * ELEMENT_BYTES[variant["dtype"]]]
+    return LOADS[(1 if variant["unaligned"] else variant["vector_width"]) * ELEMENT_BYTES[variant["dtype"]]]
+
+
+def loads_of(variant: dict) -> int:
+    """Of all rows, at least."""
+    return (variant["topk"] or 1) * (variant["vector_width"] if variant["unaligned"] else 1)
 
 
 def is_global_read(opcode: str) -> bool:
@@ -75,7 +81,7 @@ def test_nothing_is_spilled(variant: dict) -> None:
 @each_variant
 def test_rows_are_loaded_in_full_width(variant: dict) -> None:
     for architecture, kernel in kernels_of(variant):
-        assert kernel.opcodes.count(load_of(variant)) >= (variant["topk"] or 1), architecture
+        assert kernel.opcodes.count(load_of(variant)) >= loads_of(variant), architecture
         if variant["epilogue"] == "plain":  # which loads nothing but rows
             assert set(filter(is_global_read, kernel.opcodes)) == {load_of(variant)}, architecture
 
@@ -84,7 +90,7 @@ def test_rows_are_loaded_in_full_width(variant: dict) -> None:
 def test_every_row_is_on_its_way_before_the_first_add(variant: dict) -> None:
     for architecture, kernel in kernels_of(variant):
         first_add = next(at for at, opcode in enumerate(kernel.opcodes) if opcode.startswith(SUMS))
-        assert kernel.opcodes[:first_add].count(load_of(variant)) == variant["topk"], architecture
+        assert kernel.opcodes[:first_add].count(load_of(variant)) == loads_of(variant), architecture
 
 
 @each_variant
@@ -97,7 +103,7 @@ def test_nothing_is_read_before_the_previous_kernel_has_ended(variant: dict) -> 
         wait = kernel.opcodes.index("ACQBULK")
         early = set(filter(is_global_read, kernel.opcodes[:wait]))
         assert early <= (set(GLANCES) if variant["epilogue"] in MAY_GLANCE else set()), architecture
-        assert kernel.opcodes[wait:].count(load_of(variant)) >= (variant["topk"] or 1), architecture
+        assert kernel.opcodes[wait:].count(load_of(variant)) >= loads_of(variant), architecture
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS, ids=lambda row: row["name"])

@@ -16,6 +16,7 @@ COMMITTED = rules.variants(load(SPEC))
 NAME = re.compile(
     r"sum_reduce_(?P<backend>cuda|cpu)(_(?P<instruction_set>baseline|avx2|avx512))?_(?P<dtype>f16|bf16|f32|f64)"
     r"_h(?P<hidden>\d+|any)_k(?P<topk>\d+|any)_v(?P<vector_width>\d+)(_(?P<epilogue>weighted|permuted|routed))?"
+    r"(?P<unaligned>_unaligned)?"
 )
 
 
@@ -30,10 +31,11 @@ def test_a_name_says_everything(variant: Variant) -> None:
     assert match["topk"] == str(variant.topk or "any")
     assert int(match["vector_width"]) == variant.vector_width
     assert (match["epilogue"] or "plain") == variant.epilogue
+    assert bool(match["unaligned"]) is variant.unaligned
 
 
 def test_names_and_types_are_spelled_as_agreed() -> None:
-    variant = Variant("cuda", "bfloat16", 4096, 8, 8, None, "plain")
+    variant = Variant("cuda", "bfloat16", 4096, 8, 8, None, "plain", False)
     assert variant.name == "sum_reduce_cuda_bf16_h4096_k8_v8"
     assert variant.file == "sum_reduce_cuda_bf16.cu"
     assert variant.cpp_type == "Configuration<DType::kBFloat16, 4096, 8, 8, Epilogue::kPlain>"
@@ -43,11 +45,15 @@ def test_names_and_types_are_spelled_as_agreed() -> None:
         "aligned to 16 bytes",
         "sum and scale only",
     ]
-    variant = Variant("cpu", "float32", None, None, 16, "avx2", "routed")
+    variant = Variant("cpu", "float32", None, None, 16, "avx2", "routed", False)
     assert variant.name == "sum_reduce_cpu_avx2_f32_hany_kany_v16_routed"
     assert variant.file == "sum_reduce_cpu_f32.cpp"
     assert variant.cpp_type == "Configuration<DType::kFloat32, kAny, kAny, 16, Epilogue::kRouted>"
     assert variant.constraints == ["AVX2, FMA, F16C", "every argument"]
+    variant = Variant("cuda", "float16", None, 6, 4, None, "weighted", True)
+    assert variant.name == "sum_reduce_cuda_f16_hany_k6_v4_weighted_unaligned"
+    assert variant.cpp_type == "Configuration<DType::kFloat16, kAny, 6, 4, Epilogue::kWeighted, Alignment::kElement>"
+    assert variant.constraints == ["hidden >= 4, contiguous", "topk == 6", "topk_weights, shared_output"]
 
 
 def test_names_are_unique() -> None:
@@ -68,6 +74,7 @@ def test_what_a_small_spec_makes(spec: Path) -> None:
         "sum_reduce_cuda_f64_hany_k8_v2",
         "sum_reduce_cuda_f64_hany_k8_v1",
         "sum_reduce_cuda_f64_hany_kany_v2",
+        "sum_reduce_cuda_f64_hany_kany_v2_unaligned",
         "sum_reduce_cuda_f64_hany_kany_v1",
         "sum_reduce_cpu_avx2_f64_hany_k8_v8",
         "sum_reduce_cpu_baseline_f64_hany_k8_v8",
@@ -112,6 +119,10 @@ def test_it_is_no_blind_product() -> None:
             assert variant.vector_width * DTYPES[variant.dtype].bytes == 64
         if variant.epilogue == "routed" and variant.backend == "cuda":
             assert variant.vector_width * DTYPES[variant.dtype].bytes in (8, 16) or variant.vector_width == 1
+        if variant.unaligned:
+            assert (variant.backend, variant.hidden) == ("cuda", None)
+            assert variant.vector_width in {2: (2, 4), 4: (2,), 8: (2,)}[DTYPES[variant.dtype].bytes]
+            assert DTYPES[variant.dtype].bytes < 8 or variant.topk is None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -122,5 +133,6 @@ def test_every_call_finds_a_variant(dtype: str, epilogue: str) -> None:
         for variant in COMMITTED
         if (variant.dtype, variant.epilogue, variant.hidden, variant.topk) == (dtype, epilogue, None, None)
         and (variant.backend == "cpu" or variant.vector_width == 1)
+        and not variant.unaligned
     }
     assert general == {("cuda", None), *(("cpu", instruction_set) for instruction_set in INSTRUCTION_SETS)}
