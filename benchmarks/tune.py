@@ -107,7 +107,7 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
         for behind in kinds:
             times = {shape: _beside(times[behind], *shape, multiprocessors) for shape, times in measured.items()}
             kind = {"behind": behind, "dtype": dtype, "epilogue": epilogue, "topk": topk, "l2_mib": l2_mib}
-            found.append({**kind, "measured": machine, "steps": list(_steps(ladder.topk, times))})
+            found.append({**kind, "measured": machine, "steps": list(_steps(times))})
         _put(path, 10 * major + minor, found)
 
 
@@ -123,17 +123,17 @@ def _put(path: Path, architecture: int, found: Sequence[dict[str, object]]) -> N
     tuning.write_tuning(path, tuning.TuningFile.model_validate(file))
 
 
-def _steps(topk: int, measured: dict[tuple[int, int], Times]) -> Iterator[dict[str, object]]:
+def _steps(measured: dict[tuple[int, int], Times]) -> Iterator[dict[str, object]]:
     points: dict[int, Times] = {}
     for (hidden, tokens), times in sorted(measured.items(), key=lambda item: math.prod(item[0])):
-        points[tokens * topk * hidden] = _mean(points.get(tokens * topk * hidden, times), times)
+        points[tokens * hidden] = _mean(points.get(tokens * hidden, times), times)
     chosen = _smooth(list(points.values()))
     bounds = [math.isqrt(here * there) for here, there in pairwise(points)]
     for index, launch in enumerate(chosen):
         if index + 1 < len(chosen) and chosen[index + 1] == launch:
             continue  # the next step says the same
         yield {
-            "elements": bounds[index] if index < len(bounds) else "any",
+            "outputs": bounds[index] if index < len(bounds) else "any",
             "vector_width": launch.vector_width,
             "threads": launch.threads,
             "prefetch": launch.prefetch,

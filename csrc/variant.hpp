@@ -20,7 +20,7 @@ struct Variant {
   Launch launch;      // null where this build has no such backend
 };
 
-// A measured choice of launch, from specs/tuning/: for calls that read up to `elements` (tokens x topk x hidden).
+// A measured choice of launch, from specs/tuning/: for calls of up to `outputs` (tokens x hidden).
 struct LaunchRule {
   int architecture;
   bool behind_trigger;  // for launches behind a kernel that triggers, or for all others
@@ -28,7 +28,7 @@ struct LaunchRule {
   Epilogue epilogue;
   int topk;    // or kAny, for those without a kernel of their own
   int l2_mib;  // of the GPU it was measured on
-  int64_t elements;
+  int64_t outputs;
   int vector_width;
   int threads;
   bool prefetch;

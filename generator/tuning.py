@@ -25,7 +25,7 @@ Text = Annotated[
 DType = Annotated[DTypeName, Allowed(", ".join(DTYPES))]
 Behind = Annotated[Literal["trigger", "ordinary"], Allowed("trigger, ordinary")]
 L2 = Annotated[int, Field(ge=1, le=1 << 20), Allowed("MiB of that GPU's L2 cache, a whole number from 1")]
-Elements = Annotated[
+Outputs = Annotated[
     Annotated[int, Field(ge=1, lt=1 << 63)] | Literal["any"], Allowed("a whole number of elements from 1, or any")
 ]
 
@@ -41,9 +41,9 @@ class Measured(StrictModel):
 
 
 class Step(StrictModel):
-    """The launch for calls that read up to `elements` of the input (tokens x topk x hidden)."""
+    """The launch for calls with up to so many `outputs`, elements of the output (tokens x hidden)."""
 
-    elements: Elements
+    outputs: Outputs
     vector_width: Annotated[int, Field(ge=1), Allowed("a whole number of elements")]
     threads: Threads
     prefetch: bool
@@ -84,7 +84,7 @@ class LaunchRule:
     epilogue: EpilogueName
     topk: int | None
     l2_mib: int
-    elements: int | None
+    outputs: int | None
     vector_width: int
     threads: int
     prefetch: bool
@@ -94,7 +94,7 @@ class LaunchRule:
         """Ladder by ladder, a given topk before any, and each by rising size."""
         dtype, epilogue = list(DTYPES).index(self.dtype), list(EPILOGUES).index(self.epilogue)
         kind = (not self.behind_trigger, dtype, epilogue, self.topk or inf, self.l2_mib)
-        return self.architecture, *kind, self.elements or inf
+        return self.architecture, *kind, self.outputs or inf
 
 
 def launch_rules(directory: Path, spec: Spec, variants: list[Variant]) -> list[LaunchRule]:
@@ -141,7 +141,7 @@ def _rules_of(tuning: TuningFile) -> Iterator[LaunchRule]:
                 ladder.epilogue,
                 None if ladder.topk == "any" else ladder.topk,
                 ladder.l2_mib,
-                None if step.elements == "any" else step.elements,
+                None if step.outputs == "any" else step.outputs,
                 step.vector_width,
                 step.threads,
                 step.prefetch,
@@ -177,18 +177,18 @@ def _step_contradictions(
         if (variant.backend, variant.hidden, variant.unaligned) == ("cuda", None, False)
         and (variant.dtype, variant.epilogue, variant.topk) == (ladder.dtype, ladder.epilogue, topk)
     ]
-    sizes = [inf if step.elements == "any" else step.elements for step in ladder.steps]
+    sizes = [inf if step.outputs == "any" else step.outputs for step in ladder.steps]
     for index, step in enumerate(ladder.steps):
         if built and step.vector_width not in built:
             yield (*here, index, "vector_width"), str(step.vector_width), f"what is built for it: {_spell(built)}"
         if step.threads not in spec.threads:
             yield (*here, index, "threads"), str(step.threads), f"what the spec lists: {_spell(spec.threads)}"
         if index > 0 and sizes[index] <= sizes[index - 1]:
-            yield (*here, index, "elements"), str(step.elements), "rising sizes, each once"
+            yield (*here, index, "outputs"), str(step.outputs), "rising sizes, each once"
         if step.prefetch and not overlaps:
             yield (*here, index, "prefetch"), "true", f"false, before sm_{FIRST_THAT_OVERLAPS}"
     if sizes[-1] != inf:
-        yield (*here, len(sizes) - 1, "elements"), str(sizes[-1]), "any, in the last step"
+        yield (*here, len(sizes) - 1, "outputs"), str(sizes[-1]), "any, in the last step"
 
 
 def _spell(values: Iterable[object]) -> str:

@@ -216,8 +216,7 @@ def test_no_narrow_loads_for_want_of_a_width() -> None:
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
-@pytest.mark.parametrize("weights", [False, True])
-def test_many_slots_get_narrow_vectors(weights: bool) -> None:
+def test_many_slots_get_narrow_vectors() -> None:
     """Of the kernels for any topk, those of 8-byte vectors have more than eight rows on their way."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         for architecture in (80, 90):
@@ -225,7 +224,6 @@ def test_many_slots_get_narrow_vectors(weights: bool) -> None:
                 found = moe_cute.explain(
                     (tokens, 12, 2048),
                     dtype=dtype,
-                    topk_weights=weights,
                     device="cuda",
                     architecture=architecture,
                     multiprocessors=132,
@@ -288,6 +286,36 @@ def test_unaligned_vectors(dtype: torch.dtype, epilogue: str, architecture: int)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("permuted", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_fused_calls_of_other_topks(dtype: torch.dtype, permuted: bool) -> None:
+    """Ladders were measured on eight slots: others follow them by the size of the output, or have their own rules."""
+
+    def asked(tokens: int, topk: int) -> moe_cute.Explanation:
+        shape = (tokens * topk, 2048) if permuted else (tokens, topk, 2048)
+        slots: dict[str, Any] = {"inv_permuted_idx": (tokens, topk)} if permuted else {"topk_weights": True}
+        return moe_cute.explain(
+            shape, dtype=dtype, device="cuda", architecture=90, multiprocessors=132, l2_mib=60, **slots
+        )
+
+    def launch(found: moe_cute.Explanation) -> tuple[int, int, bool]:
+        return named(found.variant).vector_width * dtype.itemsize, found.threads, found.prefetch
+
+    for tokens in (1, 16, 100, 300, 1000, 5000):
+        threads = tokens * 2048 * dtype.itemsize // 16
+        eight = launch(asked(tokens, 8))
+        if dtype.itemsize == 2:  # others have no ladders of fused kernels
+            assert launch(asked(tokens, 4)) == launch(asked(tokens, 9)) == eight
+        for topk in (3, 7, 12):
+            assert launch(asked(tokens, topk)) == (16 if threads > 132 * 256 else 8, 128, True)
+        for topk in (1, 2):
+            if threads >= 132 * 128:
+                assert launch(asked(tokens, topk)) == (16 if threads > 132 * 1024 else 8, 256, True)
+            elif dtype.itemsize == 2:
+                assert launch(asked(tokens, topk)) == eight
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
 def test_fused_kernels_have_no_larger_blocks() -> None:
     for tokens in (1, 16, 256, 4096):
         for fused in ({"topk_weights": True}, {"topk_ids": True}, {"num_tokens": True}):
@@ -335,8 +363,8 @@ def test_measured_launches(path: Path) -> None:
             continue
         steps = ladder["steps"]
         for step, after in zip(steps, [*steps[1:], steps[-1]], strict=True):
-            last, unit = step["elements"], 8 * ladder["topk"]
-            below = last // unit if last != "any" else 2**30
+            last = step["outputs"]
+            below = last // 8 if last != "any" else 2**30
             for row, expected in [(below, step), (below + 1, after)]:  # in units that every width divides
                 shape = (1, ladder["topk"], 8 * row)
                 ask = functools.partial(

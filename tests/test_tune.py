@@ -36,15 +36,15 @@ def test_a_launch_that_is_not_measured_everywhere_is_chosen_only_where_it_is() -
 
 def test_steps_lie_halfway_between_the_sizes_by_their_logarithm() -> None:
     measured = {(4096, 4): {WIDE: 2.0, NARROW: 2.5}, (4096, 1): {WIDE: 1.5, NARROW: 1.0}}
-    assert list(tune._steps(8, measured)) == [
-        {"elements": 2 * 8 * 4096, "vector_width": 2, "threads": 256, "prefetch": True},
-        {"elements": "any", "vector_width": 8, "threads": 256, "prefetch": False},
+    assert list(tune._steps(measured)) == [
+        {"outputs": 2 * 4096, "vector_width": 2, "threads": 256, "prefetch": True},
+        {"outputs": "any", "vector_width": 8, "threads": 256, "prefetch": False},
     ]
 
 
 def test_shapes_of_one_size_are_one_point() -> None:
     measured = {(2048, 2): {WIDE: 1.0, NARROW: 1.1}, (4096, 1): {WIDE: 1.5, NARROW: 1.2}}
-    assert [step["vector_width"] for step in tune._steps(8, measured)] == [2]
+    assert [step["vector_width"] for step in tune._steps(measured)] == [2]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_is_measured_is_what_such_a_call_gets(
 
 def ladder(behind: str, topk: int, threads: int, l2_mib: int = 50) -> dict[str, object]:
     machine = dict.fromkeys(("gpu", "date", "driver", "cuda", "torch"), f"{threads}")
-    step = {"elements": "any", "vector_width": 8, "threads": threads, "prefetch": False}
+    step = {"outputs": "any", "vector_width": 8, "threads": threads, "prefetch": False}
     kind = {"behind": behind, "dtype": "bfloat16", "epilogue": "plain", "topk": topk, "l2_mib": l2_mib}
     return {**kind, "measured": machine, "steps": [step]}
 

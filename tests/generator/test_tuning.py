@@ -22,7 +22,7 @@ ladders:
   l2_mib: 60
   measured: {gpu: NVIDIA H200, date: 2026-11-22, driver: "580.1", cuda: "13.0", torch: 2.11.0}
   steps:
-  - {elements: any, vector_width: 2, threads: 256, prefetch: false}
+  - {outputs: any, vector_width: 2, threads: 256, prefetch: false}
 - behind: trigger
   dtype: float16
   epilogue: plain
@@ -30,8 +30,8 @@ ladders:
   l2_mib: 50
   measured: {gpu: NVIDIA H100, date: 2026-11-25, driver: "580.2", cuda: "13.1", torch: 2.12.0}
   steps:
-  - {elements: 8192, vector_width: 4, threads: 128, prefetch: true}
-  - {elements: any, vector_width: 8, threads: 256, prefetch: false}
+  - {outputs: 8192, vector_width: 4, threads: 128, prefetch: true}
+  - {outputs: any, vector_width: 8, threads: 256, prefetch: false}
 """
 
 
@@ -72,8 +72,8 @@ CASES = {
     "unknown key": (
         "threads: 128,",
         "threads: 128, warps: 4,",
-        "19:53: ladders[1].steps[0].warps: found an unknown key; "
-        "allowed: the keys elements, vector_width, threads, prefetch",
+        "19:52: ladders[1].steps[0].warps: found an unknown key; "
+        "allowed: the keys outputs, vector_width, threads, prefetch",
     ),
     "unknown edition": ("edition: 1", "edition: 0", f"1:10: edition: found 0; allowed: {EDITION}"),
     "not the file's architecture": (
@@ -95,7 +95,7 @@ CASES = {
     "word for a bool": (
         "prefetch: true",
         "prefetch: yes",
-        "19:63: ladders[1].steps[0].prefetch: found 'yes'; allowed: true or false",
+        "19:62: ladders[1].steps[0].prefetch: found 'yes'; allowed: true or false",
     ),
     "dtype that is not built": (
         "dtype: float16",
@@ -115,7 +115,7 @@ CASES = {
     "width that is not built": (
         "vector_width: 2",
         "vector_width: 4",
-        "11:35: ladders[0].steps[0].vector_width: found 4; allowed: what is built for it: 2, 1",
+        "11:34: ladders[0].steps[0].vector_width: found 4; allowed: what is built for it: 2, 1",
     ),
     "launch behind something else": (
         "behind: ordinary",
@@ -125,7 +125,7 @@ CASES = {
     "threads that the spec does not list": (
         "threads: 128",
         "threads: 64",
-        "19:48: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
+        "19:47: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
     ),
     "two ladders of a kind": (
         "- behind: ordinary\n  dtype: float64\n  epilogue: plain\n  topk: any\n  l2_mib: 60",
@@ -134,17 +134,17 @@ CASES = {
         "allowed: one for each behind, dtype, epilogue, topk and l2_mib",
     ),
     "sizes that fall": (
-        "elements: 8192, vector_width: 4",
-        "elements: any, vector_width: 4",
-        "20:16: ladders[1].steps[1].elements: found any; allowed: rising sizes, each once",
+        "outputs: 8192, vector_width: 4",
+        "outputs: any, vector_width: 4",
+        "20:15: ladders[1].steps[1].outputs: found any; allowed: rising sizes, each once",
     ),
     "no launch for large outputs": (
-        "elements: any, vector_width: 8",
-        "elements: 16384, vector_width: 8",
-        "20:16: ladders[1].steps[1].elements: found 16384; allowed: any, in the last step",
+        "outputs: any, vector_width: 8",
+        "outputs: 16384, vector_width: 8",
+        "20:15: ladders[1].steps[1].outputs: found 16384; allowed: any, in the last step",
     ),
     "no steps": (
-        "  - {elements: any, vector_width: 2, threads: 256, prefetch: false}\n",
+        "  - {outputs: any, vector_width: 2, threads: 256, prefetch: false}\n",
         "  - []\n",
         "11:5: ladders[0].steps[0]: found an empty list; allowed: a mapping",
     ),
@@ -171,7 +171,7 @@ def test_before_sm_90_nothing_overlaps(sm90: Path, generate: Generate) -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines()[:2] == [
         "tuning/sm80.yaml:12:11: ladders[1].behind: found trigger; allowed: ordinary, before sm_90",
-        "tuning/sm80.yaml:19:63: ladders[1].steps[0].prefetch: found true; allowed: false, before sm_90",
+        "tuning/sm80.yaml:19:62: ladders[1].steps[0].prefetch: found true; allowed: false, before sm_90",
     ]
 
 
@@ -184,7 +184,7 @@ def test_what_is_written_reads_back_the_same(sm90: Path) -> None:
     text = sm90.read_text()
     assert "  measured: {gpu: NVIDIA H100, date: '2026-11-25', driver: '580.2'," in text
     assert "`make tune`" in text
-    assert "  - {elements: 8192, vector_width: 4, threads: 128, prefetch: true}\n" in text
+    assert "  - {outputs: 8192, vector_width: 4, threads: 128, prefetch: true}\n" in text
 
 
 def test_a_new_folder_is_made_for_the_first_file(sm90: Path, tmp_path: Path) -> None:

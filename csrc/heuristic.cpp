@@ -1,0 +1,100 @@
+#include "heuristic.hpp"
+
+#include <algorithm>
+
+#include "acceptance.hpp"
+#include "variant.hpp"
+
+namespace moe_cute {
+namespace {
+
+// Fused kernels for any topk are bound by the instructions of their loop, which wide vectors share. On an H200,
+// bfloat16 in blocks of 128, by vectors of 16, 8 and 4 bytes: weighted [214, 3, 4096] took 3.9, 5.2 and 7.5 us, [1929,
+// 7, 2880] 26.6, 36.2 and 48.9, unpermuted [709, 12, 6144] 31.8, 34.3 and 50.9; weighted [30, 7, 7168] 2.41, 2.18
+// and 2.97. What ladders of eight slots had said took up to 2.5 times the best of these, and 1.13 times in the mean of
+// 55 calls; this, 1.03 times.
+Preference looping_preference(int bytes, int64_t vectors, int64_t multiprocessors) {
+  return {(vectors > multiprocessors * 256 ? 16 : 8) / bytes, 128, true, false};
+}
+
+// One or two rows are little for a thread to do, so wide vectors pay earlier, and large blocks, of which a GPU starts
+// only so many in a microsecond; but not while threads are few. On an H200, bfloat16 in blocks of 256, by vectors of
+// 16, 8 and 4 bytes: weighted [272, 1, 1536] 1.15, 1.05 and 1.39 us, [776, 1, 3072] 3.26, 3.78 and 6.22, unpermuted and
+// shared [64, 1, 7168] 1.78, 1.65 and 3.08, [2763, 2, 3072] 17.3, 19.3 and 29.8. What ladders of eight slots say of the
+// same size of output took 1.05 times the best in the mean of 25 calls; this, 1.006 times.
+std::optional<Preference> few_rows_preference(int bytes, int64_t vectors, int64_t multiprocessors) {
+  if (vectors < multiprocessors * 128) return std::nullopt;
+  return Preference{(vectors > multiprocessors * 1024 ? 16 : 8) / bytes, 256, true, false};
+}
+
+}  // namespace
+
+bool has_kernel_for_topk(int64_t topk) {
+  for (Variant const& variant : variants()) {
+    if (variant.backend == Backend::kCuda && variant.topk == topk) return true;
+  }
+  return false;
+}
+
+// Without measurements: 16-byte vectors once they fill half of the GPU's thread slots, else twice the threads with half
+// the width; blocks of 256 where that leaves two for each multiprocessor; prefetch wherever launches overlap. The two
+// bounds are those of the H200's measured ladders, over its 132 multiprocessors.
+Preference heuristic(SumReduceArguments const& call, Machine const& machine) {
+  int const bytes = element_bytes(call.input_dtype);
+  int64_t const wide_vectors = call.tokens * call.hidden * bytes / 16;
+  bool const wide = wide_vectors >= int64_t(machine.multiprocessors) * 1024;
+  int64_t const vectors = wide ? wide_vectors : 2 * wide_vectors;
+  bool const large_blocks = vectors >= int64_t(machine.multiprocessors) * 512;
+  return {std::max(1, (wide ? 16 : 8) / bytes), large_blocks ? 256 : 128, true, false};
+}
+
+// Kernels for any topk have eight rows on their way, those of narrow vectors sixteen (kRowsInFlight): with more than
+// eight slots the narrow ones are faster at all sizes. On an H100, bfloat16 and 256 threads, [7, 12, 2048] took 1.28 us
+// in place of 1.92, [64, 16, 4096] 3.8 for 4.6, [3000, 12, 2048] 52.9 for 53.9; with 128 threads [7, 12, 2048] took
+// 1.24, but [64, 16, 4096] 4.2. Not float64, whose 8-byte vectors are single elements: that kernel takes any strides.
+void prefer_more_rows(SumReduceArguments const& call, Machine const& machine, Preference& preference) {
+  if (call.topk <= 8 || has_kernel_for_topk(call.topk) || needed_epilogue(call) != Epilogue::kPlain ||
+      element_bytes(call.input_dtype) > 4)
+    return;
+  preference.vector_width = 8 / element_bytes(call.input_dtype);
+  bool const is_large = call.tokens * call.hidden / preference.vector_width >= int64_t(machine.multiprocessors) * 256;
+  preference.threads = is_large ? 256 : 128;
+}
+
+std::optional<Preference> fused_preference(SumReduceArguments const& call, Machine const& machine) {
+  Epilogue const needed = needed_epilogue(call);
+  int const bytes = element_bytes(call.input_dtype);
+  if (needed == Epilogue::kPlain || needed == Epilogue::kRouted || bytes > 4) return std::nullopt;
+  int64_t const vectors = call.tokens * call.hidden * bytes / 16;  // of 16 bytes
+  if (!has_kernel_for_topk(call.topk)) return looping_preference(bytes, vectors, machine.multiprocessors);
+  if (call.topk <= 2) return few_rows_preference(bytes, vectors, machine.multiprocessors);
+  return std::nullopt;
+}
+
+// Two elements a thread, but four where a thread of two has little to do, or much before its rows, and threads are
+// many; and in kernels that loop over topk. Blocks as small as leave four to a multiprocessor, of at most 256 threads,
+// but 128 where four elements are looped over: these take registers. On an H200, an input offset by one element,
+// bfloat16 and 8 experts unless said, us with 2 and with 4 elements: [64, 2048] 1.40 and 1.96, [1024, 2048] 10.9
+// and 11.1; 2 experts [64, 4095] 1.06 and 1.22, [1024, 4095] 9.8 and 8.8; permuted [64, 2048] 1.51 and 2.36, [1024,
+// 2048] 13.4 and 11.8; 5 experts [700, 4097] 14.8 and, in blocks of 128, 12.5, of 256, 15.4. By blocks of 64, 128 and
+// 256: [32, 2048] 1.40, 1.58, 1.75; [64, 2048] 1.82, 1.40, 1.47; [128, 2048] of 128 and 256 2.06 and 2.02. A single
+// element of float64 is 8 bytes already; it gains where topk is looped over, but for more than eight, of which single
+// elements have sixteen on their way: with 2 and with 1, 3 experts [300, 2879] 7.4 and 9.4, 12 experts [16, 4095] 4.1
+// and 2.9.
+Preference unaligned_preference(SumReduceArguments const& call, Machine const& machine) {
+  constexpr int kFewBlocks = 4;  // of a multiprocessor
+  bool const loops = !has_kernel_for_topk(call.topk);
+  bool const are_many = call.tokens * call.hidden / 2 >= int64_t(machine.multiprocessors) * 1024;
+  int const bytes = element_bytes(call.input_dtype);
+  bool const wants_four = bytes == 2 && (loops || (are_many && (call.topk <= 2 || call.is_permuted)));
+  bool const wants_one = bytes == 8 && !(loops && call.topk <= 8);
+  Preference preference{wants_four ? 4 : wants_one ? 1 : 2, 64, true, false};
+  int const most = loops && preference.vector_width == 4 ? 128 : 256;
+  int64_t const threads = call.tokens * call.hidden / preference.vector_width;
+  while (preference.threads < most && threads > int64_t(preference.threads) * kFewBlocks * machine.multiprocessors) {
+    preference.threads *= 2;
+  }
+  return preference;
+}
+
+}  // namespace moe_cute
