@@ -96,7 +96,8 @@ MAIN = _cases("bfloat16", MODEL_SHAPES, (1, 4, 16, 64, 256, 1024, 8192)) + tuple
 )
 
 # Never tuned to. What the tuned grid leaves out: topk without an unrolled kernel, token counts between its own, hidden
-# sizes that no vector width divides, that only a narrow one does, or that leave 8 of 16 elements over.
+# sizes that no vector width divides, that only a narrow one does, or that leave 8 of 16 elements over; fused sums of
+# other than eight slots.
 OUTSIDE = (
     *_cases("bfloat16", ((3, 2048),), (2, 100)),
     *_cases("bfloat16", ((5, 4096),), (33, 700)),
@@ -109,6 +110,12 @@ OUTSIDE = (
     *_cases("float16", ((5, 3072),), (2, 300)),
     *_cases("float32", ((7, 2047),), (33, 700)),
     *_cases("float64", ((3, 2880),), (7, 300)),
+    *(
+        Case("bfloat16", topk, hidden, tokens, epilogue=epilogue)
+        for (topk, hidden), tokens, epilogue in product(
+            ((1, 5120), (3, 4096), (6, 2048)), (40, 500), ("weighted", "unpermute_weighted")
+        )
+    ),
 )
 
 LAYOUT = tuple(
