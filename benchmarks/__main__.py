@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks run`, `report`, `plot`."""
+"""Command line: `python -m benchmarks run`, `report`, `plot`, `tune`, `regret`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import environment, plot, records, report, runner, shapes, tune
+from benchmarks import environment, plot, records, regret, report, runner, shapes, tune
 from benchmarks.fused import FUSED
 from benchmarks.providers import PLAIN
 from benchmarks.records import RecordError, Results, Writer
@@ -88,9 +88,20 @@ def tune_command(
     device = torch.device("cuda", torch.cuda.current_device())
     major, minor = torch.cuda.get_device_capability(device)
     path = out or TUNING / f"sm{10 * major + minor}.yaml"
-    threads = json.loads(MANIFEST.read_text(encoding="utf-8"))["threads"]
-    tune.tune(path, device, threads, [ladders[name] for name in names])
+    tune.tune(path, device, _threads(), [ladders[name] for name in names])
     console.print(f"written: {path}; now `make build`", highlight=False)
+
+
+@app.command("regret")
+def regret_command(
+    seconds: Annotated[float, typer.Option(min=0, help="How long to draw calls; about two a second.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of the calls drawn.")] = 0,
+) -> None:
+    """Compare the launches that random calls get on this GPU with the best of all."""
+    if not torch.cuda.is_available():
+        raise typer.BadParameter("torch finds no CUDA device, and a launch is only true where it was measured")
+    device = torch.device("cuda", torch.cuda.current_device())
+    console.print(regret.table_of(list(regret.regrets(seconds, seed, device, _threads()))))
 
 
 @app.command("report")
@@ -110,6 +121,11 @@ def plot_command(
 ) -> None:
     """Draw the plots of a results file."""
     _plot(_read(csv), out or csv.parent, csv.stem)
+
+
+def _threads() -> list[int]:
+    threads: list[int] = json.loads(MANIFEST.read_text(encoding="utf-8"))["threads"]
+    return threads
 
 
 def _measure(bench: runner.Runner, grids: list[str], measures: list[str], quick: bool) -> runner.DeviceLost | None:

@@ -65,7 +65,7 @@ class Runner:
 
     def _run_case(self, grid: str, case: Case, measures: Sequence[str]) -> None:
         operands = rotating_operands(case, self._device)
-        providers = self._chosen(FUSED if grid == "fused" else PLAIN)
+        providers = self._chosen(FUSED if grid == "fused" or case.weighted else PLAIN)
         calls, records = self._prepare(grid, case, measures, providers, operands)
         for measure in measures:
             for name, sample in self._measure(measure, case, calls, operands).items():

@@ -176,7 +176,7 @@ def _times(
     """
     case = Case(ladder.dtype, ladder.topk, hidden, tokens, epilogue=ladder.epilogue)
     operands = rotating_operands(case, device, caches=2)
-    calls = dict(_launches(case, ladder, threads))
+    calls = dict(launches(case, ladder, threads))
 
     def behind_trigger(calls: Calls, replays: int) -> Times:
         alone = measure_cold(calls, operands, case.bytes_moved, replays, REPLAY_US)
@@ -220,7 +220,7 @@ def _kernels(case: Case, ladder: Ladder) -> dict[int, str]:
     return {each["vector_width"]: each["name"] for each in sorted(fitting, key=lambda each: bool(each["hidden"]))}
 
 
-def _launches(
+def launches(
     case: Case, ladder: Ladder, threads: Sequence[int]
 ) -> Iterator[tuple[Launch, Callable[[Operands], object]]]:
     from moe_cute._extension import _C

@@ -1,0 +1,121 @@
+"""How far the launches that calls get are from the best ones, at random shapes, which neither a grid nor a ladder has.
+
+Each launch runs behind itself, on buffers larger than the L2 cache.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.table import Table
+
+from benchmarks.measure import measure_cold
+from benchmarks.operands import Operands, rotating_operands
+from benchmarks.shapes import Case
+from benchmarks.tune import EPILOGUE, Ladder, Launch, launches
+
+DTYPES = ("bfloat16", "bfloat16", "float16", "float32")
+TOPKS = (8, 8, 8, 8, 1, 2, 3, 4, 5, 6, 7, 9, 10, 12)
+HIDDEN_SIZES = (1024, 1536, 2048, 2816, 2880, 3072, 4096, 5120, 6144, 7168)
+MOST_TOKENS = 4096
+MOST_BYTES = 600e6
+REPLAYS = 5
+REPLAY_US = 300.0
+WORST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Regret:
+    """Microseconds of the launch that a call gets, and of the best one."""
+
+    case: Case
+    chosen: Launch
+    chosen_us: float
+    best: Launch
+    best_us: float
+
+    @property
+    def ratio(self) -> float:
+        return self.chosen_us / self.best_us
+
+
+def draw(rng: random.Random) -> Case:
+    """A call whose tokens are as likely between 1 and 2 as between 1024 and 2048."""
+    while True:
+        tokens = int(math.exp(rng.uniform(0, math.log(MOST_TOKENS))))
+        dtype, topk, hidden = rng.choice(DTYPES), rng.choice(TOPKS), rng.choice(HIDDEN_SIZES)
+        case = Case(dtype, topk, hidden, tokens, epilogue=rng.choice(tuple(EPILOGUE)))
+        if case.bytes_moved <= MOST_BYTES:
+            return case
+
+
+def regrets(seconds: float, seed: int, device: torch.device, threads: Sequence[int]) -> Iterator[Regret]:
+    """As many as `seconds` allow, at least one."""
+    rng, end = random.Random(seed), time.monotonic() + seconds
+    while True:
+        yield regret_of(draw(rng), device, threads)
+        if time.monotonic() >= end:
+            return
+
+
+def regret_of(case: Case, device: torch.device, threads: Sequence[int]) -> Regret:
+    """Of one call, among the launches that a ladder could name."""
+    from moe_cute import variants
+
+    operands = rotating_operands(case, device)
+    kernel = case.topk if any(row["topk"] == case.topk for row in variants() if row["backend"] == "cuda") else 0
+    calls = dict(launches(case, Ladder(case.dtype, case.topk, kernel, case.epilogue), threads))
+    chosen = chosen_launch(operands[0])
+    calls.setdefault(chosen, call_as_users_do)
+    samples = measure_cold(calls, operands, case.bytes_moved, REPLAYS, REPLAY_US)
+    best = min(samples, key=lambda launch: samples[launch].median_us)
+    return Regret(case, chosen, samples[chosen].median_us, best, samples[best].median_us)
+
+
+def chosen_launch(operands: Operands) -> Launch:
+    """What such a call gets behind a kernel that triggers."""
+    from moe_cute import explain, variants
+
+    found = explain(
+        operands.input,
+        operands.output,
+        topk_weights=operands.topk_weights,
+        inv_permuted_idx=operands.inv_permuted_idx,
+        shared_output=operands.shared_output,
+    )
+    (width,) = (row["vector_width"] for row in variants() if row["name"] == found.variant)
+    return Launch(width, found.threads or 0, bool(found.prefetch))
+
+
+def call_as_users_do(operands: Operands) -> None:
+    from moe_cute import sum_reduce
+
+    sum_reduce(
+        operands.input,
+        operands.output,
+        topk_weights=operands.topk_weights,
+        inv_permuted_idx=operands.inv_permuted_idx,
+        shared_output=operands.shared_output,
+    )
+
+
+def table_of(found: Sequence[Regret]) -> Table:
+    """The worst, under a title that sums up all."""
+    mean = math.exp(sum(math.log(each.ratio) for each in found) / len(found))
+    beyond = sum(each.ratio > 1.1 for each in found)
+    title = (
+        f"{len(found)} calls: {mean:.3f} times the best launch in the geometric mean, {beyond} of them beyond 1.1 times"
+    )
+    table = Table("call", "launch", "us", "best", "us", "times", title=title)
+    for each in sorted(found, key=lambda each: each.ratio, reverse=True)[:WORST_SHOWN]:
+        chosen, best = (
+            f"{launch.vector_width} x {launch.threads}{' prefetch' * launch.prefetch}"
+            for launch in (each.chosen, each.best)
+        )
+        table.add_row(str(each.case), chosen, f"{each.chosen_us:.2f}", best, f"{each.best_us:.2f}", f"{each.ratio:.2f}")
+    return table
