@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -81,13 +82,7 @@ def chosen_launch(operands: Operands) -> Launch:
     """What such a call gets behind a kernel that triggers."""
     from moe_cute import explain, variants
 
-    found = explain(
-        operands.input,
-        operands.output,
-        topk_weights=operands.topk_weights,
-        inv_permuted_idx=operands.inv_permuted_idx,
-        shared_output=operands.shared_output,
-    )
+    found = explain(operands.input, operands.output, **_keywords(operands))
     (width,) = (row["vector_width"] for row in variants() if row["name"] == found.variant)
     return Launch(width, found.threads or 0, bool(found.prefetch))
 
@@ -95,13 +90,11 @@ def chosen_launch(operands: Operands) -> Launch:
 def call_as_users_do(operands: Operands) -> None:
     from moe_cute import sum_reduce
 
-    sum_reduce(
-        operands.input,
-        operands.output,
-        topk_weights=operands.topk_weights,
-        inv_permuted_idx=operands.inv_permuted_idx,
-        shared_output=operands.shared_output,
-    )
+    sum_reduce(operands.input, operands.output, **_keywords(operands))
+
+
+def _keywords(operands: Operands) -> dict[str, Any]:
+    return {name: getattr(operands, name) for name in ("topk_weights", "inv_permuted_idx", "shared_output")}
 
 
 def table_of(found: Sequence[Regret]) -> Table:
