@@ -31,9 +31,7 @@ def accepts(variant: Variant, input: Tensor, output: Tensor, tensors: Tensors) -
         return False
     if variant.backend == "cpu" or variant.vector_width == 1:
         return variant.why_not_here() is None
-    if not variant.unaligned and input.shape[-1] % variant.vector_width:
-        return False
-    if input.shape[-1] < variant.vector_width:
+    if input.shape[-1] < variant.vector_width if variant.unaligned else input.shape[-1] % variant.vector_width:
         return False
     if variant.epilogue != "plain" and input.shape[-2] > 1 and input.stride(-2) * input.element_size() >= 2**32:
         return False
