@@ -81,11 +81,9 @@ def tune_command(
     ] = "",
 ) -> None:
     """Measure launches on this GPU and write the fastest down; `python -m generator` turns them into the table."""
-    if not torch.cuda.is_available():
-        raise typer.BadParameter("torch finds no CUDA device, and a launch is only true where it was measured")
+    device = _measured_gpu()
     ladders = {str(ladder): ladder for ladder in tune.LADDERS}
     names = _choose("--only", only or ",".join(ladders), list(ladders))
-    device = torch.device("cuda", torch.cuda.current_device())
     major, minor = torch.cuda.get_device_capability(device)
     path = out or TUNING / f"sm{10 * major + minor}.yaml"
     tune.tune(path, device, _threads(), [ladders[name] for name in names])
@@ -98,10 +96,7 @@ def regret_command(
     seed: Annotated[int, typer.Option(help="Of the calls drawn.")] = 0,
 ) -> None:
     """Compare the launches that random calls get on this GPU with the best of all."""
-    if not torch.cuda.is_available():
-        raise typer.BadParameter("torch finds no CUDA device, and a launch is only true where it was measured")
-    device = torch.device("cuda", torch.cuda.current_device())
-    console.print(regret.table_of(list(regret.regrets(seconds, seed, device, _threads()))))
+    console.print(regret.table_of(list(regret.regrets(seconds, seed, _measured_gpu(), _threads()))))
 
 
 @app.command("report")
@@ -121,6 +116,12 @@ def plot_command(
 ) -> None:
     """Draw the plots of a results file."""
     _plot(_read(csv), out or csv.parent, csv.stem)
+
+
+def _measured_gpu() -> torch.device:
+    if not torch.cuda.is_available():
+        raise typer.BadParameter("torch finds no CUDA device, and a launch is only true where it was measured")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _threads() -> list[int]:

@@ -10,13 +10,14 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from rich.table import Table
 
+from benchmarks.comparison import geometric_mean
 from benchmarks.measure import measure_cold
 from benchmarks.operands import Operands, rotating_operands
+from benchmarks.providers import MoeCute
 from benchmarks.shapes import Case
 from benchmarks.tune import EPILOGUE, Ladder, Launch, launches
 
@@ -72,7 +73,7 @@ def regret_of(case: Case, device: torch.device, threads: Sequence[int]) -> Regre
     kernel = case.topk if any(row["topk"] == case.topk for row in variants() if row["backend"] == "cuda") else 0
     calls = dict(launches(case, Ladder(case.dtype, case.topk, kernel, case.epilogue), threads))
     chosen = chosen_launch(operands[0])
-    calls.setdefault(chosen, call_as_users_do)
+    calls.setdefault(chosen, MoeCute().prepare(case, operands, 1.0))
     samples = measure_cold(calls, operands, case.bytes_moved, REPLAYS, REPLAY_US)
     best = min(samples, key=lambda launch: samples[launch].median_us)
     return Regret(case, chosen, samples[chosen].median_us, best, samples[best].median_us)
@@ -82,24 +83,20 @@ def chosen_launch(operands: Operands) -> Launch:
     """What such a call gets behind a kernel that triggers."""
     from moe_cute import explain, variants
 
-    found = explain(operands.input, operands.output, **_keywords(operands))
+    found = explain(
+        operands.input,
+        operands.output,
+        topk_weights=operands.topk_weights,
+        inv_permuted_idx=operands.inv_permuted_idx,
+        shared_output=operands.shared_output,
+    )
     (width,) = (row["vector_width"] for row in variants() if row["name"] == found.variant)
     return Launch(width, found.threads or 0, bool(found.prefetch))
 
 
-def call_as_users_do(operands: Operands) -> None:
-    from moe_cute import sum_reduce
-
-    sum_reduce(operands.input, operands.output, **_keywords(operands))
-
-
-def _keywords(operands: Operands) -> dict[str, Any]:
-    return {name: getattr(operands, name) for name in ("topk_weights", "inv_permuted_idx", "shared_output")}
-
-
 def table_of(found: Sequence[Regret]) -> Table:
     """The worst, under a title that sums up all."""
-    mean = math.exp(sum(math.log(each.ratio) for each in found) / len(found))
+    mean = geometric_mean([each.ratio for each in found])
     beyond = sum(each.ratio > 1.1 for each in found)
     title = (
         f"{len(found)} calls: {mean:.3f} times the best launch in the geometric mean, {beyond} of them beyond 1.1 times"
