@@ -31,10 +31,18 @@ std::string misalignment(char const* name, void const* data, int element_bytes, 
   return {};
 }
 
-// Why its strides are not the constants of a specialised hidden size; empty if they are.
-std::string refuse_unpacked(SumReduceArguments const& call) {
+// Why the elements of a row are no neighbours; empty if they are.
+std::string refuse_spread(SumReduceArguments const& call) {
   if (call.input_hidden_stride != 1) return spread("input", call.input_hidden_stride);
   if (call.output_hidden_stride != 1) return spread("output", call.output_hidden_stride);
+  if (call.shared && call.shared_hidden_stride != 1) return spread("shared_output", call.shared_hidden_stride);
+  return {};
+}
+
+// Why its strides are not the constants of a specialised hidden size; empty if they are.
+std::string refuse_unpacked(SumReduceArguments const& call) {
+  std::string reason = refuse_spread(call);
+  if (!reason.empty()) return reason;
   auto const apart = [](char const* rows, int64_t stride, int64_t packed) {
     return std::string(rows) + " are " + number(stride) + " elements apart, not packed " + number(packed);
   };
@@ -69,13 +77,11 @@ std::string refuse_unaligned_vectors(Variant const& variant, SumReduceArguments 
   if (call.hidden < variant.vector_width) {
     return "hidden size " + number(call.hidden) + " is less than " + number(variant.vector_width);
   }
-  if (call.input_hidden_stride != 1) return spread("input", call.input_hidden_stride);
-  if (call.output_hidden_stride != 1) return spread("output", call.output_hidden_stride);
-  if (call.shared && call.shared_hidden_stride != 1) return spread("shared_output", call.shared_hidden_stride);
-  if (call.adds_to_output() && call.hidden % variant.vector_width != 0) {
-    return "shared_output is the output, and what a row's last two vectors have in common would be added twice";
+  std::string reason = refuse_spread(call);
+  if (reason.empty() && call.adds_to_output() && call.hidden % variant.vector_width != 0) {
+    reason = "shared_output is the output, and what a row's last two vectors have in common would be added twice";
   }
-  return {};
+  return reason;
 }
 
 std::string refuse_vectors(Variant const& variant, SumReduceArguments const& call) {

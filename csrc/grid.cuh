@@ -42,7 +42,7 @@ struct Grid {
   int32_t tokens;              // of this launch
   int32_t ahead;               // how many tokens farther another will run in this one's place
   int32_t prefetching_blocks;  // the first of this launch
-  int32_t shared_by_last;      // elements of a row that its last two vectors have in common
+  int32_t last_overlap;        // elements of a row that its last two vectors have in common
 };
 
 // Vectors of live tokens, where the call has a count of them on the device: all others are.
@@ -70,7 +70,7 @@ __device__ __forceinline__ Place<C> place_of_vector(Operands<C> const& operands,
   }
   if constexpr (C::kAlignment == Alignment::kElement) {
     bool const is_last = vector + 1 == grid.vectors_per_row.divisor;
-    return place_of(operands, token, int64_t(vector) * C::kVectorWidth - (is_last ? grid.shared_by_last : 0));
+    return place_of(operands, token, int64_t(vector) * C::kVectorWidth - (is_last ? grid.last_overlap : 0));
   }
   return place_of(operands, token, int64_t(vector) * C::kVectorWidth);
 }

@@ -54,7 +54,7 @@ GridPlan plan_grid(Operands<C> const& operands, int64_t first_token, int64_t tok
   GridPlan plan{};
   Grid& grid = plan.grid;
   int64_t const vectors_per_row = vectors_of_row<C>(hidden);
-  grid.shared_by_last = static_cast<int32_t>(vectors_per_row * C::kVectorWidth - hidden);
+  grid.last_overlap = static_cast<int32_t>(vectors_per_row * C::kVectorWidth - hidden);
   grid.vectors_per_row = Divider::by(static_cast<uint32_t>(vectors_per_row));
   grid.vectors = static_cast<int32_t>(tokens * vectors_per_row);
   grid.first_token = static_cast<int32_t>(std::min<int64_t>(first_token, INT32_MAX));  // a count is an int32, too

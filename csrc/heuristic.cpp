@@ -8,6 +8,11 @@
 namespace moe_cute {
 namespace {
 
+// 16-byte vectors of the output.
+int64_t wide_vectors(SumReduceArguments const& call) {
+  return call.tokens * call.hidden * element_bytes(call.input_dtype) / 16;
+}
+
 // Fused kernels for any topk are bound by the instructions of their loop, which wide vectors share. On an H200,
 // bfloat16 in blocks of 128, by vectors of 16, 8 and 4 bytes: weighted [214, 3, 4096] took 3.9, 5.2 and 7.5 us, [1929,
 // 7, 2880] 26.6, 36.2 and 48.9, unpermuted [709, 12, 6144] 31.8, 34.3 and 50.9; weighted [30, 7, 7168] 2.41, 2.18
@@ -36,14 +41,17 @@ bool has_kernel_for_topk(int64_t topk) {
   return false;
 }
 
+bool has_many_blocks(int64_t vectors, int threads, Machine const& machine) {
+  return vectors > int64_t(threads) * 4 * machine.multiprocessors;
+}
+
 // Without measurements: 16-byte vectors once they fill half of the GPU's thread slots, else twice the threads with half
 // the width; blocks of 256 where that leaves two for each multiprocessor; prefetch wherever launches overlap. The two
 // bounds are those of the H200's measured ladders, over its 132 multiprocessors.
 Preference heuristic(SumReduceArguments const& call, Machine const& machine) {
   int const bytes = element_bytes(call.input_dtype);
-  int64_t const wide_vectors = call.tokens * call.hidden * bytes / 16;
-  bool const wide = wide_vectors >= int64_t(machine.multiprocessors) * 1024;
-  int64_t const vectors = wide ? wide_vectors : 2 * wide_vectors;
+  bool const wide = wide_vectors(call) >= int64_t(machine.multiprocessors) * 1024;
+  int64_t const vectors = wide ? wide_vectors(call) : 2 * wide_vectors(call);
   bool const large_blocks = vectors >= int64_t(machine.multiprocessors) * 512;
   return {std::max(1, (wide ? 16 : 8) / bytes), large_blocks ? 256 : 128, true, false};
 }
@@ -65,9 +73,8 @@ std::optional<Preference> fused_preference(SumReduceArguments const& call, Machi
   Epilogue const needed = needed_epilogue(call);
   int const bytes = element_bytes(call.input_dtype);
   if (needed == Epilogue::kPlain || needed == Epilogue::kRouted || bytes > 4) return std::nullopt;
-  int64_t const vectors = call.tokens * call.hidden * bytes / 16;  // of 16 bytes
-  if (!has_kernel_for_topk(call.topk)) return looping_preference(bytes, vectors, machine.multiprocessors);
-  if (call.topk <= 2) return few_rows_preference(bytes, vectors, machine.multiprocessors);
+  if (!has_kernel_for_topk(call.topk)) return looping_preference(bytes, wide_vectors(call), machine.multiprocessors);
+  if (call.topk <= 2) return few_rows_preference(bytes, wide_vectors(call), machine.multiprocessors);
   return std::nullopt;
 }
 
@@ -82,7 +89,6 @@ std::optional<Preference> fused_preference(SumReduceArguments const& call, Machi
 // elements have sixteen on their way: with 2 and with 1, 3 experts [300, 2879] 7.4 and 9.4, 12 experts [16, 4095] 4.1
 // and 2.9.
 Preference unaligned_preference(SumReduceArguments const& call, Machine const& machine) {
-  constexpr int kFewBlocks = 4;  // of a multiprocessor
   bool const loops = !has_kernel_for_topk(call.topk);
   bool const are_many = call.tokens * call.hidden / 2 >= int64_t(machine.multiprocessors) * 1024;
   int const bytes = element_bytes(call.input_dtype);
@@ -90,10 +96,8 @@ Preference unaligned_preference(SumReduceArguments const& call, Machine const& m
   bool const wants_one = bytes == 8 && !(loops && call.topk <= 8);
   Preference preference{wants_four ? 4 : wants_one ? 1 : 2, 64, true, false};
   int const most = loops && preference.vector_width == 4 ? 128 : 256;
-  int64_t const threads = call.tokens * call.hidden / preference.vector_width;
-  while (preference.threads < most && threads > int64_t(preference.threads) * kFewBlocks * machine.multiprocessors) {
-    preference.threads *= 2;
-  }
+  int64_t const vectors = call.tokens * call.hidden / preference.vector_width;
+  while (preference.threads < most && has_many_blocks(vectors, preference.threads, machine)) preference.threads *= 2;
   return preference;
 }
 

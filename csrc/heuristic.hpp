@@ -10,6 +10,9 @@ namespace moe_cute {
 // Whether kernels are made for this topk; else they loop over it.
 bool has_kernel_for_topk(int64_t topk);
 
+// Of so many vectors, whether blocks of so many threads are more than four to each multiprocessor.
+bool has_many_blocks(int64_t vectors, int threads, Machine const& machine);
+
 // Without measurements.
 Preference heuristic(SumReduceArguments const& call, Machine const& machine);
 

@@ -42,7 +42,8 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine, Pre
 }
 
 Preference aligned_preference(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
-  Preference preference = fused_preference(call, machine).value_or(preferred(call, machine, predecessor));
+  std::optional<Preference> const fused = fused_preference(call, machine);
+  Preference preference = fused ? *fused : preferred(call, machine, predecessor);
   prefer_more_rows(call, machine, preference);
   if (call.live_tokens) {
     // The capacity says little about the live tokens, which are the fewer the more it matters: narrow vectors

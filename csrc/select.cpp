@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "acceptance.hpp"
+#include "heuristic.hpp"
 #include "preference.hpp"
 
 namespace moe_cute {
@@ -60,7 +61,6 @@ int block_of(Variant const& variant, SumReduceArguments const& call, Machine con
              Preference const& preference) {
   constexpr int kSmallestBlock = 64;
   constexpr int64_t kEnoughBytes = 4096;
-  constexpr int kFewBlocks = 4;  // of a multiprocessor
   int const most = max_threads(variant.epilogue);
   int threads = std::min(preference.threads, most);
   if (variant.vector_width > preference.vector_width) {
@@ -69,8 +69,8 @@ int block_of(Variant const& variant, SumReduceArguments const& call, Machine con
   } else if (variant.vector_width < preference.vector_width) {
     int64_t const vectors = call.tokens * call.hidden / variant.vector_width;
     int64_t const bytes_of_thread = call.topk * variant.vector_width * element_bytes(call.input_dtype);
-    auto const are_many = [&] { return vectors > int64_t(threads) * kFewBlocks * machine.multiprocessors; };
-    while (2 * threads <= most && threads * bytes_of_thread < kEnoughBytes && are_many()) threads *= 2;
+    auto const read_enough = [&] { return threads * bytes_of_thread >= kEnoughBytes; };
+    while (2 * threads <= most && !read_enough() && has_many_blocks(vectors, threads, machine)) threads *= 2;
   }
   return threads;
 }
