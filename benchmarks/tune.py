@@ -101,7 +101,7 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
     }
     kinds = ("trigger", "ordinary") if major >= 9 else ("ordinary",)
     for ladder in track(ladders, description="ladders"):
-        measured = {shape: _times(ladder, *shape, device, threads, kinds) for shape in SHAPES}
+        measured = {shape: _times(ladder, *shape, device, threads, kinds) for shape in shapes_of(ladder, threads)}
         dtype, epilogue, topk = ladder.key
         found: list[dict[str, object]] = []
         for behind in kinds:
@@ -109,6 +109,15 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
             kind = {"behind": behind, "dtype": dtype, "epilogue": epilogue, "topk": topk, "l2_mib": l2_mib}
             found.append({**kind, "measured": machine, "steps": list(_steps(times))})
         _put(path, 10 * major + minor, found)
+
+
+def shapes_of(ladder: Ladder, threads: Sequence[int]) -> list[tuple[int, int]]:
+    """Those of SHAPES with launches to measure: none where the spec no longer has the ladder's kernels."""
+    return [
+        (hidden, tokens)
+        for hidden, tokens in SHAPES
+        if any(launches(Case(ladder.dtype, ladder.topk, hidden, tokens, epilogue=ladder.epilogue), ladder, threads))
+    ]
 
 
 def _put(path: Path, architecture: int, found: Sequence[dict[str, object]]) -> None:

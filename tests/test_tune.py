@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+import moe_cute
 from benchmarks import tune
 from benchmarks.shapes import Case
 from benchmarks.tune import Ladder, Launch
+from tests.variants import manifest
 
 WIDE, NARROW = Launch(8, 256, False), Launch(2, 256, True)
 
@@ -94,6 +96,27 @@ def test_ladders_that_are_not_measured_again_stay(tmp_path: Path) -> None:
     tune._put(path, 90, [ladder("trigger", 8, 128), ladder("ordinary", 8, 128)])
     ladders = yaml.safe_load(path.read_text())["ladders"]
     assert ladders == [ladder("trigger", 8, 128), ladder("ordinary", 8, 128), *others]
+
+
+def test_every_ladder_has_something_to_measure() -> None:
+    assert all(tune.shapes_of(each, manifest()["threads"]) == list(tune.SHAPES) for each in tune.LADDERS)
+
+
+@pytest.mark.parametrize(
+    ("gone", "left_out"),
+    [
+        ({"topk": 4}, {"bfloat16/plain/4"}),
+        ({"dtype": "float64"}, {"float64/plain/8", "float64/plain/any"}),
+        ({"epilogue": "permuted"}, {"bfloat16/permuted/8"}),
+    ],
+)
+def test_ladders_whose_kernels_left_the_spec_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, gone: dict[str, object], left_out: set[str]
+) -> None:
+    kept = [row for row in moe_cute.variants() if any(row[key] != value for key, value in gone.items())]
+    monkeypatch.setattr(moe_cute, "variants", lambda: kept)
+    found = {str(each) for each in tune.LADDERS if not tune.shapes_of(each, manifest()["threads"])}
+    assert found == left_out
 
 
 def test_every_ladder_has_a_name_of_its_own() -> None:
