@@ -107,7 +107,9 @@ def report_command(
 ) -> None:
     """Print the tables and verdicts of a results file."""
     verdicts = report.print_report(_read(csv), console)
-    if check and not all(verdict.passed for verdict in verdicts):
+    if check and not verdicts:
+        typer.echo(f"error: {csv} has no grid that a bound is about", err=True)
+    if check and not (verdicts and all(verdict.passed for verdict in verdicts)):
         raise typer.Exit(1)
 
 

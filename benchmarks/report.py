@@ -10,7 +10,7 @@ from rich.table import Table
 from benchmarks.comparison import BANDS, Comparison, compare, geometric_mean, in_band
 from benchmarks.providers import OURS, SGL, TRITON
 from benchmarks.records import Results
-from benchmarks.verdicts import Verdict, judge
+from benchmarks.verdicts import JUDGED_GRIDS, Verdict, judge
 
 COLOURS = {True: "green", False: "red", None: "yellow"}
 RATIOS: dict[str, Callable[[Comparison], float | None]] = {  # by column; how many times as fast moe_cute is
@@ -29,8 +29,8 @@ def print_report(results: Results, console: Console) -> list[Verdict]:
         chosen = [each for each in comparisons if (each.grid, each.measure) == (grid, measure)]
         console.print(_table(grid, measure, chosen))
     _print_missing(results, console)
-    # The bounds are about a GPU; a CPU run has nothing to hold against them.
-    verdicts = judge(comparisons) if any(each.grid != "cpu" for each in comparisons) else []
+    # A run on a CPU, or of the block of benchmarks/moe_block.py, has nothing to hold against the bounds.
+    verdicts = judge(comparisons) if any(each.grid in JUDGED_GRIDS for each in comparisons) else []
     if verdicts:
         console.print(_verdict_table(verdicts))
     return verdicts

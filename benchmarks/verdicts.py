@@ -11,6 +11,7 @@ from benchmarks.fused import TRANSFORMERS, VLLM_MUL_SUM, VLLM_UNPERMUTE
 from benchmarks.providers import COPY, OURS, SGL, TUNED
 from benchmarks.shapes import LIVE_TOKENS, Case
 
+JUDGED_GRIDS = ("main", "outside", "layout", "fused", "host")
 COLD_MEANS = (1.40, 1.06, 1.01)  # in the order of BANDS
 COPY_BOUND_BYTES = 64e6
 RIVALS: tuple[tuple[str, Callable[[Comparison], float | None]], ...] = (

@@ -283,6 +283,17 @@ def test_report_shows_times_verdicts_and_reasons(tmp_path: Path) -> None:
     assert "cold, against sgl, geometric mean: at least 1.65" in text and "not measured" in text
 
 
+@pytest.mark.parametrize(
+    ("grid", "judged"), [(grid, grid != "cpu") for grid in shapes.GRIDS] + [("host", True), ("moe_block", False)]
+)
+def test_bounds_are_held_only_against_the_grids_that_they_are_about(tmp_path: Path, grid: str, judged: bool) -> None:
+    path = write(tmp_path / "run.csv", rows({"moe_cute": 1.0}, (CASE,), grid))
+    shown = CliRunner().invoke(app, ["report", str(path)])
+    assert shown.exit_code == 0 and ("not measured" in shown.output) is judged
+    checked = CliRunner().invoke(app, ["report", "--check", str(path)])
+    assert checked.exit_code == 1 and ("no grid that a bound is about" in checked.output) is not judged
+
+
 def test_report_names_the_best_peer_and_shows_our_own_triton_kernel_beside_it(tmp_path: Path) -> None:
     found = rows({"moe_cute": 2.0, "sgl": 3.0, "sglang_triton": 2.5, "triton": 1.5}, (CASE,))
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
