@@ -32,10 +32,6 @@ class Variant:
     epilogue: str
     unaligned: bool  # its vectors may start at any element
 
-    @property
-    def vector_bytes(self) -> int:
-        return self.vector_width * self.dtype.itemsize
-
     def why_not_here(self) -> str | None:
         """None where this machine and build can run it; whether there is a GPU is the `gpu` marker's to say."""
         if self.instruction_set is not None and not host_has(self.instruction_set):
