@@ -4,7 +4,7 @@
 #include <cute/tensor_impl.hpp>
 
 #include "finish.hpp"
-#include "rows.hpp"
+#include "input_rows.hpp"
 
 namespace moe_cute {
 
@@ -24,8 +24,8 @@ class Sum {
   }
 
   // The weight of a plain kernel is unset.
-  template <int K>
-  CUTE_HOST_DEVICE void add(InputRows<C, K> const& rows, int k, A const& weight) {
+  template <class Staged>
+  CUTE_HOST_DEVICE void add(Staged const& rows, int k, A const& weight) {
     CUTE_UNROLL
     for (int v = 0; v < C::kVectorWidth; ++v) {
       auto const term = rows(v, k);
@@ -41,7 +41,7 @@ class Sum {
       if (!has_shared && C::kEpilogue == Epilogue::kRouted) return;
       with_output_element(finish, [&](auto element) {
         using Stored = decltype(element);
-        Rows<Stored, C::kVectorWidth, 1, C::kLoadWidth> row;
+        VectorRows<C, Stored, 1> row;
         row.load_if(has_shared, 0, static_cast<Stored const*>(finish.shared), kMinusZeros<Stored>);
         CUTE_UNROLL
         for (int v = 0; v < C::kVectorWidth; ++v) shared_(v) = row(v, 0);

@@ -78,24 +78,24 @@ std::optional<Preference> fused_preference(SumReduceArguments const& call, Machi
   return std::nullopt;
 }
 
-// Two elements a thread, but four where a thread of two has little to do, or much before its rows, and threads are
-// many; and in kernels that loop over topk. Blocks as small as leave four to a multiprocessor, of at most 256 threads,
-// but 128 where four elements are looped over: these take registers. On an H200, an input offset by one element,
-// bfloat16 and 8 experts unless said, us with 2 and with 4 elements: [64, 2048] 1.40 and 1.96, [1024, 2048] 10.9
-// and 11.1; 2 experts [64, 4095] 1.06 and 1.22, [1024, 4095] 9.8 and 8.8; permuted [64, 2048] 1.51 and 2.36, [1024,
-// 2048] 13.4 and 11.8; 5 experts [700, 4097] 14.8 and, in blocks of 128, 12.5, of 256, 15.4. By blocks of 64, 128 and
-// 256: [32, 2048] 1.40, 1.58, 1.75; [64, 2048] 1.82, 1.40, 1.47; [128, 2048] of 128 and 256 2.06 and 2.02. A single
-// element of float64 is 8 bytes already; it gains where topk is looped over, but for more than eight, of which single
-// elements have sixteen on their way: with 2 and with 1, 3 experts [300, 2879] 7.4 and 9.4, 12 experts [16, 4095] 4.1
-// and 2.9.
+// Two elements a thread while threads are few, then words shifted into place: of four elements, or of eight where topk
+// is looped over. Blocks as small as leave four to a multiprocessor, of at most 256 threads, but of 128 where a thread
+// has taken many registers. On an H200, bfloat16, us: of [200, 8, 2880], offset by one element, 3.60 with two elements
+// and 3.68 with four, of [355, 8, 4096] 8.1 and 7.2, of [2446, 8, 4071] 48.8 and 42.4; of [247, 5, 2048] with two and
+// with eight 3.48 and 2.59; weighted and shared, of [844, 16, 2465] 35 and 24.8, and in blocks of 256 32.4; permuted,
+// of [868, 8, 5120] with two and with four 27.2 and 24.9, in blocks of 256 25.9; weighted, of [1779, 1, 4096] with four
+// in blocks of 128 and 256 17.6 and 10.7. By blocks of 64, 128 and 256, of two: [32, 8, 2048] 1.40, 1.58, 1.75; [64, 8,
+// 2048] 1.82, 1.40, 1.47. Over 295 random calls: 1.03 times the best of these in the mean. A single element of float64
+// is 8 bytes already; it gains where topk is looped over, but for more than eight, of which single elements have
+// sixteen on their way: with 2 and with 1, 3 experts [300, 2879] 7.4 and 9.4, 12 experts [16, 4095] 4.1 and 2.9.
 Preference unaligned_preference(SumReduceArguments const& call, Machine const& machine) {
-  bool const loops = !has_kernel_for_topk(call.topk);
-  bool const are_many = call.tokens * call.hidden / 2 >= int64_t(machine.multiprocessors) * 1024;
   int const bytes = element_bytes(call.input_dtype);
-  bool const wants_four = bytes == 2 && (loops || (are_many && (call.topk <= 2 || call.is_permuted)));
+  bool const loops = !has_kernel_for_topk(call.topk);
+  bool const is_fused = needed_epilogue(call) != Epilogue::kPlain;
+  bool const is_wide = bytes == 2 && call.tokens * call.hidden / 2 >= int64_t(machine.multiprocessors) * 1024;
   bool const wants_one = bytes == 8 && !(loops && call.topk <= 8);
-  Preference preference{wants_four ? 4 : wants_one ? 1 : 2, 64, true, false};
-  int const most = loops && preference.vector_width == 4 ? 128 : 256;
+  Preference preference{is_wide ? (loops ? 8 : 4) : wants_one ? 1 : 2, 64, true, false};
+  int const most = is_wide && (loops || (is_fused && call.topk > 2)) ? 128 : 256;
   int64_t const vectors = call.tokens * call.hidden / preference.vector_width;
   while (preference.threads < most && has_many_blocks(vectors, preference.threads, machine)) preference.threads *= 2;
   return preference;

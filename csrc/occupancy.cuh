@@ -18,7 +18,7 @@ constexpr int held_registers() {
   constexpr int kRows = kRowsInFlight<C>;
   constexpr int kAccumulatorBytes = sizeof(Accumulator<Element<C::kDType>>);
   int const of_load = std::max(1, C::kLoadWidth * int(sizeof(Element<C::kDType>)) / 4);
-  int const rows = kRows * (C::kVectorWidth / C::kLoadWidth) * of_load;
+  int const rows = kRows * (C::kShifts ? 2 * of_load + 1 : C::kVectorWidth / C::kLoadWidth * of_load);
   int const sums_and_weights = (kRows + C::kVectorWidth) * kAccumulatorBytes / 4;
   bool const has_wide_indices = C::kEpilogue == Epilogue::kRouted && !kAsksLanes<C>;
   int const indices = kRows * (has_wide_indices || kForecasts<C> ? 2 : 1);

@@ -82,7 +82,7 @@ inline constexpr int kRowsInFlight = rows_in_flight<C>();
 inline constexpr bool kPredicatesLoads = true;
 #else
 // In place: a core reorders its own loads, and a copy on the stack would stall them.
-template <class T, int kVectorWidth, int kRows, int kLoadWidth = kVectorWidth>
+template <class T, int kVectorWidth, int kRows>
 struct Rows {
   T const* addresses[kRows];
 
@@ -96,10 +96,6 @@ inline constexpr int kRowsInFlight = 1;
 
 inline constexpr bool kPredicatesLoads = false;
 #endif
-
-// K rows of a configuration's input.
-template <class C, int K>
-using InputRows = Rows<Element<C::kDType>, C::kVectorWidth, K, C::kLoadWidth>;
 
 template <class Sum, class Rounded>
 CUTE_HOST_DEVICE void round(Sum const& sum, Rounded& rounded) {

@@ -5,7 +5,7 @@
 
 #include "bfloat16_pairs.hpp"
 #include "finish.hpp"
-#include "rows.hpp"
+#include "input_rows.hpp"
 #include "simd.hpp"
 
 namespace moe_cute {

@@ -5,8 +5,8 @@
 
 #include <cute/numeric/int.hpp>
 
+#include "input_rows.hpp"
 #include "operands.hpp"
-#include "rows.hpp"
 
 namespace moe_cute {
 

@@ -40,8 +40,8 @@ def up_to_8_bytes(dtype: DTypeName, widths: list[int]) -> list[int]:
     return [width for width in widths if 1 < width <= 8 // DTYPES[dtype].bytes]
 
 
-def two_of_8_bytes(dtype: DTypeName, widths: list[int]) -> list[int]:
-    return [width for width in widths if width == 2 and DTYPES[dtype].bytes == 8]
+def two_and_eight(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return [width for width in widths if width in (2, 8)]
 
 
 def cache_line(dtype: DTypeName, widths: list[int]) -> list[int]:
@@ -57,7 +57,7 @@ class Rule:
     hidden: Sizes
     topk: Sizes
     vector_widths: Widths
-    unaligned: bool = False  # vectors that may start anywhere, loaded element by element
+    unaligned: bool = False  # vectors that may start anywhere
 
 
 PLAIN: tuple[EpilogueName, ...] = ("plain",)
@@ -67,15 +67,17 @@ ROUTED: tuple[EpilogueName, ...] = ("routed",)
 RULES = (
     # Any call finds one of these. The best width depends on its alignment and its number of tokens: all are made.
     Rule("cuda", PLAIN + FUSED, run_time_only, every_size, every_width),
-    # Rows that start anywhere. A thread with several elements, each in a load of its own, spends half the instructions
-    # of one with a single element. On an H200, an input offset by one element, bfloat16 and 8 experts: [1, 2048] 0.79
-    # us in place of 0.98, [64, 2048] 1.40 and 1.70, [1024, 2048] 11.0 and 11.7, permuted and weighted 11.8 and 19.5;
-    # with 2 experts [1024, 4096] 7.4 and 16.3. Eight elements were slower than four nearly everywhere, four of float32
-    # than two.
-    Rule("cuda", PLAIN + FUSED, run_time_only, every_size, up_to_8_bytes, unaligned=True),
-    # A single element of float64 is 8 bytes already: [64, 8, 4096] took 5.6 us by ones, 6.6 by twos. Where topk is
-    # looped over, twos share the loop: [300, 3, 2879] 9.4 and 7.4, [500, 5, 2047] 13.3 and 12.1.
-    Rule("cuda", PLAIN + FUSED, run_time_only, run_time_only, two_of_8_bytes, unaligned=True),
+    # Rows that start anywhere. Two elements, each in a load of its own, serve calls of few tokens, and four halves,
+    # shifted into place, those of many. On an H200, an input offset by one element, bfloat16 and 8 experts, by one, two
+    # and four elements: [1, 2048] 0.98, 0.79 and 0.84 us, [64, 2048] 1.70, 1.40 and 1.8, [1024, 2048] 11.7, 11.0 and
+    # 9.7, permuted and weighted 19.5, 13.4 and 12.3; with 2 experts [1024, 4095] 20.2, 10.5 and 7.2. Eight were slower
+    # than four ([1024, 2048] 9.9, [1024, 2, 4095] 17.8), since the output is stored element by element; four of
+    # float32, shifted, than two ([64, 2048] 2.09 and 2.06, [700, 7, 2047] 16.0 and 11.6).
+    Rule("cuda", PLAIN + FUSED, run_time_only, numbers, up_to_8_bytes, unaligned=True),
+    # Where topk is looped over, wide vectors share the loop: bfloat16 [700, 5, 4097] took 15.6 us by two elements, 12.1
+    # by four and 10.4 by eight, weighted 26.4, 15.9 and 14.5. A single element of float64 is 8 bytes already, [64, 8,
+    # 4096] took 5.6 by ones and 6.6 by twos; but [300, 3, 2879] 9.4 and 7.4, [500, 5, 2047] 13.3 and 12.1.
+    Rule("cuda", PLAIN + FUSED, run_time_only, run_time_only, two_and_eight, unaligned=True),
     # With every stride a constant, the first load leaves earlier. On an H200, behind an ordinary kernel in a graph,
     # bfloat16 [1, 6, 2048] took 1.40 us in place of 1.44, and [16, 6, 2048] 1.50 in place of 1.56; where launches
     # overlap, it is hidden. That earns neither a loop over topk nor loads of 2 bytes, which serve odd strides;

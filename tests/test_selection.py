@@ -149,6 +149,8 @@ def answer(question: Question, width: int, unaligned_width: int) -> tuple[str, l
         steps = 0.0
         if variant.backend == "cuda":
             unaligned = 0.5 if unaligned_width > 1 else -0.5  # before single elements, or after
+            if unaligned_width == 8 and variant.epilogue != "plain":
+                unaligned = 1.5  # before pairs
             steps = (unaligned if variant.unaligned else log2(variant.vector_width)) - log2(width)
         is_second = variant.unaligned and variant.vector_width != unaligned_width
         return abs(EPILOGUES.index(variant.epilogue) - needed), steps < 0, abs(steps), is_second
@@ -173,7 +175,7 @@ def test_the_first_that_accepts(backend: str, rng: torch.Generator) -> None:
         question = draw.question()
         # Which width is best depends on sizes alone, so a single row tells it, or leaves two if an epilogue lacks both.
         twin = single_row(question)
-        best_widths = [widths for widths in product((1, 2, 4, 8), (1, 2, 4)) if answer(twin, *widths) == given(twin)]
+        best_widths = [widths for widths in product((1, 2, 4, 8), (1, 2, 4, 8)) if answer(twin, *widths) == given(twin)]
         assert best_widths
         assert given(question) in [answer(question, *widths) for widths in best_widths], question
         chosen.add(given(question)[0])
@@ -264,7 +266,7 @@ def test_blocks_of_single_elements_read_enough(architecture: int) -> None:
 @pytest.mark.parametrize("epilogue", ["plain", "weighted", "permuted"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_unaligned_vectors(dtype: torch.dtype, epilogue: str, architecture: int) -> None:
-    """Four elements where a thread of two has little to do, or much before its rows; small blocks while few."""
+    """Words shifted into place where threads are many, wider ones where topk is looped over; small blocks while few."""
     for tokens, topk in product((1, 20, 64, 700, 3000), (2, 3, 8)):
         if dtype is torch.float64 and (topk != 3 or architecture == 80):
             continue  # single elements, and without measurements these
@@ -276,10 +278,10 @@ def test_unaligned_vectors(dtype: torch.dtype, epilogue: str, architecture: int)
             shape, dtype=dtype, device="cuda", architecture=architecture, multiprocessors=132, **fused
         )
         variant = named(found.variant)
-        loops, are_many = topk == 3, tokens * 4095 / 2 >= 132 * 1024
-        four = loops or (are_many and (topk == 2 or epilogue == "permuted"))
-        assert (variant.unaligned, variant.vector_width) == (True, 4 if four and dtype.itemsize == 2 else 2)
-        sizes = [64, 128] if loops and variant.vector_width == 4 else [64, 128, 256]
+        loops, are_wide = topk == 3, dtype.itemsize == 2 and tokens * 4095 // 2 >= 132 * 1024
+        assert (variant.unaligned, variant.vector_width) == (True, (8 if loops else 4) if are_wide else 2)
+        has_many_registers = are_wide and (loops or (topk == 8 and epilogue != "plain"))
+        sizes = [64, 128] if has_many_registers else [64, 128, 256]
         enough = [threads for threads in sizes if tokens * 4095 // variant.vector_width <= 4 * 132 * threads]
         assert found.threads == (enough or sizes)[0 if enough else -1]
         assert found.prefetch is (architecture >= 90)

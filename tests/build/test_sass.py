@@ -58,13 +58,20 @@ def gradient_kernels_of(gradient: dict) -> Iterator[tuple[str, Kernel]]:
         yield f"sm_{architecture}", sass.kernels_of(gradient["file"], architecture)[name]
 
 
+def elements_of_load(variant: dict) -> int:
+    """Unaligned vectors are loaded element by element, or shifted out of the aligned words that hold them."""
+    shifts = ELEMENT_BYTES[variant["dtype"]] == 2 and variant["vector_width"] >= 4
+    return variant["vector_width"] if shifts or not variant["unaligned"] else 1
+
+
 def load_of(variant: dict) -> str:
-    return LOADS[(1 if variant["unaligned"] else variant["vector_width"]) * ELEMENT_BYTES[variant["dtype"]]]
+    return LOADS[elements_of_load(variant) * ELEMENT_BYTES[variant["dtype"]]]
 
 
 def loads_of(variant: dict) -> int:
     """Of all rows, at least."""
-    return (variant["topk"] or 1) * (variant["vector_width"] if variant["unaligned"] else 1)
+    width, of_load = variant["vector_width"], elements_of_load(variant)
+    return (variant["topk"] or 1) * (2 if variant["unaligned"] and of_load == width else width // of_load)
 
 
 def is_global_read(opcode: str) -> bool:
