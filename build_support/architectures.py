@@ -12,9 +12,11 @@ from build_support.manifest import Manifest
 
 OLDEST = 80  # the first with bfloat16 arithmetic
 
-# What csrc/ tells apart: programmatic dependent launch came with sm_90, and it uses nothing newer. Machine code for
-# several GPUs from one of these costs the compiler's longest phase once, not once for each: 30 % off the spec's list.
-VIRTUAL = (80, 90)
+FIRST_WITH_DEPENDENT_LAUNCH = 90  # programmatic: a kernel starts before the one before it has ended
+
+# What csrc/ tells apart: it uses nothing newer. Machine code for several GPUs from one of these costs the compiler's
+# longest phase once, not once for each: 30 % off the spec's list.
+VIRTUAL = (OLDEST, FIRST_WITH_DEPENDENT_LAUNCH)
 
 # As torch's own builds spell them.
 FAMILIES = {
@@ -49,7 +51,7 @@ def choose_architectures(manifest: Manifest, supported: Collection[int]) -> tupl
     """`supported`: what nvcc can compile for. Raises BuildError where TORCH_CUDA_ARCH_LIST asks for anything else."""
     asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
     if asked and asked.lower() != "all":
-        return parse_architectures(asked, supported)
+        return _with_newer_ptx(parse_architectures(asked, supported))
     own = [] if asked else [number for number in _gpus_here() if number in supported and number >= OLDEST]
     if own:
         return tuple(Architecture(number) for number in sorted(set(own)))
@@ -58,7 +60,18 @@ def choose_architectures(manifest: Manifest, supported: Collection[int]) -> tupl
         chosen.append(Architecture(manifest.ptx, ptx=True))
     if not chosen:
         raise BuildError(f"this nvcc compiles for none of the spec's architectures: {_words(manifest.architectures)}")
-    return tuple(chosen)
+    return _with_newer_ptx(tuple(chosen))
+
+
+def _with_newer_ptx(chosen: tuple[Architecture, ...]) -> tuple[Architecture, ...]:
+    """Beside an old PTX, that of the first GPU with dependent launches, which a driver prefers wherever it can use it.
+
+    The host launches kernels on such GPUs before their predecessor has ended, and code made from an older PTX would not
+    wait for it.
+    """
+    newer = Architecture(FIRST_WITH_DEPENDENT_LAUNCH, ptx=True)
+    has_old = any(each.ptx and each.number < FIRST_WITH_DEPENDENT_LAUNCH for each in chosen)
+    return (*chosen, newer) if has_old and newer not in chosen else chosen
 
 
 def parse_architectures(text: str, supported: Collection[int]) -> tuple[Architecture, ...]:

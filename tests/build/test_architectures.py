@@ -1,11 +1,12 @@
 """For which GPUs a build is made."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from build_support import architectures
-from build_support.architectures import choose_architectures, parse_architectures
+from build_support.architectures import Architecture, choose_architectures, parse_architectures
 from build_support.errors import BuildError
 from build_support.manifest import Manifest
 
@@ -20,8 +21,12 @@ def _a_machine_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architectures, "_gpus_here", lambda: [])
 
 
+def _words_of(architectures: Iterable[Architecture]) -> str:
+    return " ".join(map(str, architectures))
+
+
 def chosen(supported: set[int] = NVCC_13) -> str:
-    return " ".join(map(str, choose_architectures(SPEC, supported)))
+    return _words_of(choose_architectures(SPEC, supported))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +43,7 @@ def chosen(supported: set[int] = NVCC_13) -> str:
     ],
 )
 def test_torch_spellings(text: str, expected: str) -> None:
-    assert " ".join(map(str, parse_architectures(text, NVCC_13))) == expected
+    assert _words_of(parse_architectures(text, NVCC_13)) == expected
 
 
 @pytest.mark.parametrize("text", ["90", "sm_90", "9.0+ptx", "9", "9.0b", "Pascal", "3.5", "7.5", "13.0", "native"])
@@ -82,6 +87,28 @@ def test_this_machines_gpus_come_before_the_spec(monkeypatch: pytest.MonkeyPatch
 def test_a_gpu_that_is_too_old_leaves_it_to_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architectures, "_gpus_here", lambda: [70])
     assert chosen() == "80 90 100 120 120+PTX"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8.0+PTX", "80 80+PTX 90+PTX"),
+        ("Ampere;9.0", "80 86 86+PTX 90 90+PTX"),
+        ("8.9+PTX 12.0+PTX", "89 89+PTX 120 120+PTX 90+PTX"),
+        ("Ada;Hopper", "89 89+PTX 90 90+PTX"),
+        ("8.0;12.0+PTX", "80 120 120+PTX"),
+    ],
+)
+def test_no_gpu_with_dependent_launches_is_left_to_an_old_ptx(
+    text: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code would not wait for the kernel before, which the host does not wait for either."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", text)
+    assert chosen() == expected
+
+
+def test_the_specs_own_old_ptx_gets_a_newer_one_beside_it() -> None:
+    assert _words_of(choose_architectures(Manifest((), (), Path(), (80,), 80), NVCC_13)) == "80 80+PTX 90+PTX"
 
 
 def test_the_list_comes_before_both(monkeypatch: pytest.MonkeyPatch) -> None:

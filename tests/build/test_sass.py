@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from build_support.architectures import FIRST_WITH_DEPENDENT_LAUNCH
 from tests.build import sass
 from tests.build.sass import Configuration, Gradient, Kernel
 from tests.variants import EPILOGUES, manifest
@@ -18,8 +19,6 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")  # numbered as in csrc/co
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 LOADS = {2: "LDG.E.U16", 4: "LDG.E", 8: "LDG.E.64", 16: "LDG.E.128"}
 SUMS = ("FADD", "FFMA", "DADD", "DFMA")
-
-FIRST_WITH_DEPENDENT_LAUNCH = 90
 
 # A row's index or the count of live tokens, looked at before the wait: a guess, whatever they are.
 GLANCES = (LOADS[4], LOADS[8])
