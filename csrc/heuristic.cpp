@@ -67,6 +67,13 @@ void prefer_more_rows(SumReduceArguments const& call, Machine const& machine, Pr
   preference.vector_width = 8 / element_bytes(call.input_dtype);
   bool const is_large = call.tokens * call.hidden / preference.vector_width >= int64_t(machine.multiprocessors) * 256;
   preference.threads = is_large ? 256 : 128;
+  preference.measured = false;
+}
+
+// The capacity says little about the live tokens, which are the fewer the more it matters: narrow vectors spread few of
+// them over all multiprocessors, and prefetch asks for theirs alone.
+Preference live_tokens_preference(SumReduceArguments const& call) {
+  return {std::max(1, 8 / element_bytes(call.input_dtype)), 256, true, false};
 }
 
 std::optional<Preference> fused_preference(SumReduceArguments const& call, Machine const& machine) {

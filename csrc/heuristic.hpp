@@ -22,6 +22,9 @@ void prefer_more_rows(SumReduceArguments const& call, Machine const& machine, Pr
 // Of fused kernels with another number of rows than those that ladders were measured on; none where these fit.
 std::optional<Preference> fused_preference(SumReduceArguments const& call, Machine const& machine);
 
+// Where how many tokens are live stands on the device.
+Preference live_tokens_preference(SumReduceArguments const& call);
+
 // Of vectors that may start anywhere.
 Preference unaligned_preference(SumReduceArguments const& call, Machine const& machine);
 

@@ -60,8 +60,7 @@ void connect_to(cudaGraphNode_t kernel, cudaStream_t stream) {
   edge.type = cudaGraphDependencyTypeProgrammatic;
   edge.from_port = cudaGraphKernelNodePortLaunchCompletion;
   // Where it is refused, the launch has the ordinary edge that it would have had: nothing to report.
-  if (MOE_CUTE_UPDATE_DEPENDENCIES(stream, &kernel, &edge, 1, cudaStreamSetCaptureDependencies) != cudaSuccess)
-    cudaGetLastError();
+  MOE_CUTE_UPDATE_DEPENDENCIES(stream, &kernel, &edge, 1, cudaStreamSetCaptureDependencies);
 }
 #else
 cudaGraphNode_t kernel_before(cudaStream_t) { return nullptr; }

@@ -1,4 +1,4 @@
-// What the body of one configuration reads and writes: the plain kernels carry no more than they use.
+// What the body of one configuration reads and writes: plain kernels carry nothing that serves fusion alone.
 #pragma once
 
 #include <type_traits>

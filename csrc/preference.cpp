@@ -1,6 +1,5 @@
 #include "preference.hpp"
 
-#include <algorithm>
 #include <cstdlib>
 #include <tuple>
 
@@ -27,7 +26,8 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine, Pre
   auto const distance = [&](LaunchRule const& rule) {
     return std::make_tuple(rule.behind_trigger != behind_trigger, -static_cast<int>(rule.epilogue),
                            rule.dtype != call.input_dtype, topk_distance(rule), std::abs(rule.l2_mib - l2_mib(machine)),
-                           rule.topk, rule.outputs);  // of two ladders as near, one
+                           rule.topk, rule.l2_mib,  // of two ladders as near, one
+                           rule.outputs);
   };
   LaunchRule const* best = nullptr;
   for (LaunchRule const& rule : launch_rules()) {
@@ -42,16 +42,10 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine, Pre
 }
 
 Preference aligned_preference(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
-  std::optional<Preference> const fused = fused_preference(call, machine);
-  Preference preference = fused ? *fused : preferred(call, machine, predecessor);
+  if (call.live_tokens) return live_tokens_preference(call);
+  if (std::optional<Preference> const fused = fused_preference(call, machine)) return *fused;
+  Preference preference = preferred(call, machine, predecessor);
   prefer_more_rows(call, machine, preference);
-  if (call.live_tokens) {
-    // The capacity says little about the live tokens, which are the fewer the more it matters: narrow vectors
-    // spread few of them over all multiprocessors, and prefetch asks for theirs alone.
-    preference.vector_width = std::max(1, 8 / element_bytes(call.input_dtype));
-    preference.threads = 256;
-    preference.prefetch = true;
-  }
   return preference;
 }
 

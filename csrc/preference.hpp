@@ -11,7 +11,7 @@ struct Preference {
   int vector_width = 0;
   int threads = 0;
   bool prefetch = false;
-  bool measured = false;  // from a launch rule, not from the heuristic
+  bool measured = false;  // from a launch rule alone
 };
 
 struct Preferences {

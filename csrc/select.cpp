@@ -62,12 +62,13 @@ std::vector<Variant const*> candidates(SumReduceArguments const& call, Machine c
 int block_of(Variant const& variant, SumReduceArguments const& call, Machine const& machine,
              Preference const& preference) {
   constexpr int kSmallestBlock = 64;
+  constexpr int kWarp = 32;
   constexpr int64_t kEnoughBytes = 4096;
   int const most = max_threads(variant.epilogue);
   int threads = std::min(preference.threads, most);
   if (variant.vector_width > preference.vector_width) {
     int const same_vectors = preference.threads * preference.vector_width / variant.vector_width;
-    threads = std::min(threads, std::max(kSmallestBlock, same_vectors));
+    threads = std::min(threads, std::max(kSmallestBlock, same_vectors / kWarp * kWarp));
   } else if (variant.vector_width < preference.vector_width) {
     int64_t const vectors = call.tokens * call.hidden / variant.vector_width;
     int64_t const bytes_of_thread = call.topk * variant.vector_width * element_bytes(call.input_dtype);
@@ -80,7 +81,8 @@ int block_of(Variant const& variant, SumReduceArguments const& call, Machine con
 Choice choice_of(Variant const& variant, SumReduceArguments const& call, Machine const& machine,
                  Preferences const& preferences) {
   Preference const& preference = of(preferences, variant);
-  return {&variant, block_of(variant, call, machine, preference), preference.prefetch, preference.measured};
+  bool const is_as_measured = preference.measured && variant.vector_width == preference.vector_width;
+  return {&variant, block_of(variant, call, machine, preference), preference.prefetch, is_as_measured};
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ struct Choice {
   Variant const* variant = nullptr;
   int threads = 0;        // CUDA: in a block
   bool prefetch = false;  // CUDA: ask for the rows' cache lines before the kernel before has ended
-  bool measured = false;  // CUDA: from a launch rule, not from the heuristic
+  bool measured = false;  // CUDA: from a launch rule alone
 };
 
 struct Refusal {

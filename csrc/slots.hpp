@@ -135,8 +135,6 @@ struct SlotRows {
   using Row = std::conditional_t<C::kEpilogue == Epilogue::kRouted && !kNarrowRows<C>, int64_t, int32_t>;
   alignas(16) Row rows[K];
 
-  SlotRows() = default;
-
   CUTE_HOST_DEVICE SlotRows(Operands<C> const& operands, int64_t token, int first, int topk) {
     if constexpr (C::kEpilogue >= Epilogue::kPermuted) {
       if (looks_up_rows(operands)) {

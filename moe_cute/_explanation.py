@@ -26,7 +26,7 @@ class Explanation:
     prefetch: bool
     """Whether the launch asks for the rows' cache lines before the kernel before it has ended."""
     measured: bool
-    """Whether the launch comes from a tuning file for this architecture, not from the heuristic."""
+    """Whether the launch is one of a tuning file for this architecture, not made or mended by a rule."""
     refused: tuple[tuple[str, str], ...]
     """Name and reason of each variant that was preferred but cannot run the call."""
 

@@ -390,6 +390,30 @@ def test_measured_launches(path: Path) -> None:
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize(
+    ("shape", "operands", "measured"),
+    [
+        ((64, 8, 4096), {}, True),
+        ((64, 8, 4096), {"topk_weights": True}, True),
+        ((64, 12, 4096), {}, False),
+        ((64, 5, 4096), {"topk_weights": True}, False),
+        ((64, 8, 4095), {}, False),
+        ((64, 8, 4096), {"num_tokens": True}, False),
+        ((64, 8, 4098), {}, False),  # by pairs, where the ladder says vectors of eight bytes
+    ],
+)
+def test_only_launches_of_a_ladder_are_called_measured(
+    shape: tuple[int, ...], operands: dict[str, Any], measured: bool
+) -> None:
+    if not any(path.stem == "sm90" for path in tuning_files()):
+        pytest.skip("no ladders for sm_90")
+    found = moe_cute.explain(
+        shape, dtype=torch.bfloat16, device="cuda", architecture=90, multiprocessors=132, l2_mib=60, **operands
+    )
+    assert found.measured is measured
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_routed_calls_follow_the_ladder_of_permuted_ones(dtype: torch.dtype) -> None:
     """The nearest of those measured. Routed kernels have no narrower vectors than of 8 bytes."""
