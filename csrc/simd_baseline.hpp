@@ -16,7 +16,7 @@ struct Simd {
   static constexpr int kWidth = 16 / int(sizeof(A));
   typedef A Register __attribute__((vector_size(16)));
 
-  static void broadcast(A value, Register& all) { all = Register{} + value; }
+  static void broadcast(A value, Register& all) { all = value - Register{}; }  // a zero added to -0 would make it +0
 
   static void load(A const* from, Register& loaded) { std::memcpy(&loaded, from, sizeof(loaded)); }
   static void load(cutlass::bfloat16_t const* from, Register& loaded) {

@@ -38,7 +38,7 @@ def every_tuple(values: list[float], length: int, dtype: torch.dtype) -> Tensor:
     return grid.T.contiguous()[None]
 
 
-@pytest.mark.parametrize("scale", [1.0, -1.0, 0.0, 0.75, 2.0**-20, 3e38, 1e300, 1e-300, inf, -inf])
+@pytest.mark.parametrize("scale", [1.0, -1.0, 0.0, -0.0, 0.75, 2.0**-20, 3e38, 1e300, 1e-300, -1e-300, inf, -inf])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_every_tuple_of_special_values(device: torch.device, dtype: torch.dtype, scale: float) -> None:
     for topk in (1, 2, 3):
@@ -99,6 +99,27 @@ def test_nothing_but_a_slot_that_is_read_changes_the_sign_of_zero(device: torch.
     index = torch.tensor([[1, -1, 2]], device=device)
     actual = moe_cute.sum_reduce(rows, topk_weights=weights, inv_permuted_idx=index)
     assert_same_bits(actual, torch.full((1, 33), -0.0, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_every_variant_keeps_the_sign_of_a_zero(device: torch.device, dtype: torch.dtype) -> None:
+    """Of the scale, also where it underflows to zero, and of a weight: what is added to a sum of -0 shows it."""
+    weight_dtype = accumulator_of(dtype)
+    info = torch.finfo(weight_dtype)
+    slots = torch.tensor([-(2.0**-14), 1.0], dtype=dtype)
+    for hidden in (64, 33):  # whole vectors; vectors that start anywhere, and single elements
+        input = slots[None, :, None].repeat(1, 1, hidden).to(device)
+        output = torch.empty(1, hidden, dtype=dtype, device=device)
+        for scale in (-0.0, 0.0, -1e-300):
+            expected = torch.full((1, hidden), scale, dtype=weight_dtype).to(dtype)
+            for variant in acceptors(input[:, 1:], output):
+                moe_cute.sum_reduce(input[:, 1:], output, scale, variant=variant.name)
+                assert_same_bits(output, expected, (variant.name, scale))
+        for zero in (-0.0, 0.0):
+            weights = torch.tensor([[info.smallest_normal * info.eps, zero]], dtype=weight_dtype, device=device)
+            for variant in acceptors(input, output, {"topk_weights": weights}):
+                moe_cute.sum_reduce(input, output, topk_weights=weights, variant=variant.name)
+                assert_same_bits(output, torch.full((1, hidden), zero, dtype=dtype), (variant.name, zero))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
