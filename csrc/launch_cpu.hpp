@@ -26,7 +26,8 @@ inline constexpr int64_t kPieceOfRow = 8192;
 // of 2 cores writes 1 MiB, 935 and 949 with 2, 5319 and 5499 with 8.
 inline constexpr int64_t kStreamingBytes = int64_t(1) << 20;
 
-// Whether each vector of the result is one whole cache line.
+// Whether rows of the result begin at cache lines. Its vectors then fill whole lines: each one line, or, where its
+// dtype is not the input's, half a line or two.
 inline bool is_aligned_to_lines(SumReduceArguments const& call) {
   int64_t const row_bytes = call.output_token_stride * element_bytes(call.output_dtype);
   return reinterpret_cast<uintptr_t>(call.output) % 64 == 0 && row_bytes % 64 == 0;

@@ -1,7 +1,6 @@
 #include "run.hpp"
 
 #include <array>
-#include <cstring>
 #include <stdexcept>
 
 #include "cuda_device.hpp"
@@ -12,10 +11,7 @@ namespace moe_cute {
 namespace {
 
 // All that the choice depends on: one word each, so that a comparison is a memcmp.
-struct ChoiceKey {
-  std::array<int64_t, 17> words;
-  bool operator==(ChoiceKey const& other) const { return words == other.words; }
-};
+using ChoiceKey = std::array<int64_t, 17>;
 
 ChoiceKey key_of(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
   auto const alignment = [](void const* data) { return int64_t(reinterpret_cast<uintptr_t>(data) % 16); };
@@ -42,9 +38,9 @@ Choice remembered_choice(SumReduceArguments const& call, Machine const& machine,
 
   ChoiceKey const key = key_of(call, machine, predecessor);
   uint64_t hash = 0xcbf29ce484222325u;
-  for (int64_t word : key.words) hash = (hash ^ uint64_t(word)) * 0x9e3779b97f4a7c15u;
+  for (int64_t word : key) hash = (hash ^ uint64_t(word)) * 0x9e3779b97f4a7c15u;
   Entry& entry = entries[(hash >> 32) % kEntries];
-  if (entry.choice.variant == nullptr || !(entry.key == key)) entry = {key, choose(call, machine, predecessor)};
+  if (entry.choice.variant == nullptr || entry.key != key) entry = {key, choose(call, machine, predecessor)};
   return entry.choice;
 }
 
