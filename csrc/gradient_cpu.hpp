@@ -28,7 +28,7 @@ char const* launch_gradient_cpu(GradientArguments<Kernel> const& call, LaunchSha
   constexpr int64_t kElementsPerTask = 65536;
   int64_t const grain = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, call.hidden));
   Task task{call};
-  shape.parallel_for(Kernel<kDType>::items(call), grain, cpu::Compiled<Task, kInstructionSet>::run, &task);
+  shape.parallel_for(Kernel<kDType>::items(call), grain, cpu::run_task<Task, kInstructionSet>, &task);
   return nullptr;
 }
 

@@ -5,6 +5,7 @@
 
 #include "configuration.hpp"
 #include "instruction_sets.hpp"
+#include "subnormals.hpp"
 
 namespace moe_cute::cpu {
 
@@ -27,5 +28,12 @@ MOE_CUTE_COMPILED(InstructionSet::kAvx2, __attribute__((flatten, noinline, MOE_C
 MOE_CUTE_COMPILED(InstructionSet::kAvx512, __attribute__((flatten, noinline, MOE_CUTE_TARGET_AVX512)))
 #endif
 #undef MOE_CUTE_COMPILED
+
+// What a thread of the pool is given.
+template <class Task, InstructionSet kInstructionSet>
+void run_task(int64_t begin, int64_t end, void* task) {
+  KeepSubnormals const keep;
+  Compiled<Task, kInstructionSet>::run(begin, end, task);
+}
 
 }  // namespace moe_cute::cpu

@@ -112,7 +112,7 @@ char const* launch_cpu(SumReduceArguments const& call, LaunchShape const& shape)
                               : std::numeric_limits<int64_t>::max();
 
   int64_t const grain = std::max<int64_t>(1, cpu::kElementsPerTask / (piece * std::max<int64_t>(1, call.topk)));
-  shape.parallel_for(tokens * work.pieces_per_row, grain, cpu::Compiled<Work, kInstructionSet>::run, &work);
+  shape.parallel_for(tokens * work.pieces_per_row, grain, cpu::run_task<Work, kInstructionSet>, &work);
   return nullptr;
 }
 

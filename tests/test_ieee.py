@@ -1,6 +1,8 @@
 """NaN, infinities, signed zeros, subnormals, overflow, ties and the order of the sum: as IEEE 754 says."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -45,18 +47,56 @@ def test_every_tuple_of_special_values(device: torch.device, dtype: torch.dtype,
         Call(every_tuple(special_values(dtype), topk, dtype), tokens=1, scale=scale).check(device)
 
 
-@pytest.mark.parametrize("flush_denormal", [False, True])
-def test_every_half(flush_denormal: bool) -> None:
-    """On the CPU, whatever the thread does with float32's subnormals: a half's are none of them."""
+def test_every_half() -> None:
     halves = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
     expected = (halves.float() + 0.0).half()[None]
     for variant in acceptors(halves[None, None], torch.empty_like(expected)):
-        torch.set_flush_denormal(flush_denormal)
-        try:
-            actual = moe_cute.sum_reduce(halves[None, None], variant=variant.name)
-        finally:
-            torch.set_flush_denormal(False)
-        assert_same_bits(actual, expected, variant.name)
+        assert_same_bits(moe_cute.sum_reduce(halves[None, None], variant=variant.name), expected, variant.name)
+
+
+@contextmanager
+def this_thread_flushes_subnormals() -> Iterator[None]:
+    """As a caller may have it. Whoever is called must leave it so."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormals")
+    try:
+        yield
+        assert torch.tensor(1e-40).mul(1).item() == 0
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("own_threads")
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_thread_that_flushes_subnormals(dtype: torch.dtype) -> None:
+    """Its rows are those of the pool's threads, which do not."""
+    torch.set_num_threads(2)
+    info = torch.finfo(accumulator_of(dtype))
+    subnormal = torch.full((64, 8, 512 + 1), info.smallest_normal / 64).to(dtype)  # float16 has no such, and reads 0
+    halves = torch.full_like(subnormal, torch.finfo(dtype).smallest_normal / 64)  # float16's own
+    for input in (subnormal, halves):
+        for variant in acceptors(input, input[:, 0]):
+            expected = moe_cute.sum_reduce(input, variant=variant.name)
+            with this_thread_flushes_subnormals():
+                actual = moe_cute.sum_reduce(input, variant=variant.name)
+            assert_same_bits(actual, expected, variant.name)
+
+
+def test_a_subnormal_scale_where_the_thread_flushes(device: torch.device) -> None:
+    input = torch.ones(1, 1, 33, device=device)
+    with this_thread_flushes_subnormals():
+        actual = moe_cute.sum_reduce(input, None, 1e-40)
+    assert_same_bits(actual, torch.full((1, 33), 1e-40))
+
+
+def test_gradients_where_the_thread_flushes_subnormals() -> None:
+    grad, rows = torch.full((1, 64), 1e-40), torch.ones(1, 64)
+    slot = torch.zeros(1, 1, dtype=torch.int64)
+    with this_thread_flushes_subnormals():
+        dots = torch.ops.moe_cute.slot_dot(grad, rows, slot, 1.0)
+        sums = torch.ops.moe_cute.row_sum(grad, slot, slot[0], torch.tensor([0, 1]), 1.0, None, torch.float32)
+    assert_same_bits(dots, torch.full((1, 1), 64 * grad[0, 0].item()))
+    assert_same_bits(sums, grad)
 
 
 def sums_to(
