@@ -2,6 +2,10 @@
 
 #include <cstdlib>
 #include <numeric>
+#include <utility>
+#include <vector>
+
+#include "steps.hpp"
 
 namespace moe_cute {
 namespace {
@@ -11,12 +15,11 @@ struct Extent {  // bytes, [first, last)
   bool meets(Extent const& other) const { return first < other.last && other.first < last; }
 };
 
-// Of dimensions [first_dim, rank).
-Extent extent_of(TensorView const& tensor, int first_dim = 0) {
+// Of a tensor that has elements.
+Extent extent_of(TensorView const& tensor) {
   intptr_t const base = reinterpret_cast<intptr_t>(tensor.data);
-  if (is_empty(tensor)) return {base, base};
   int64_t low = 0, high = 0;
-  for (int dim = first_dim; dim < tensor.rank; ++dim) {
+  for (int dim = 0; dim < tensor.rank; ++dim) {
     int64_t const reach = (tensor.sizes[dim] - 1) * tensor.strides[dim];
     (reach < 0 ? low : high) += reach;
   }
@@ -24,13 +27,14 @@ Extent extent_of(TensorView const& tensor, int first_dim = 0) {
   return {base + low * bytes, base + (high + 1) * bytes};
 }
 
-// Whether rows of both, the same distance apart, interleave without touching, as column slices of one buffer do.
-bool interleave(TensorView const& a, TensorView const& b) {
-  int64_t const pitch = a.strides[0] * bytes_of(a.type);
-  if (pitch <= 0 || pitch != b.strides[0] * bytes_of(b.type)) return false;
-  Extent const a_row = extent_of(a, 1), b_row = extent_of(b, 1);
-  int64_t const shift = ((b_row.first - a_row.first) % pitch + pitch) % pitch;
-  return shift >= a_row.last - a_row.first && shift + (b_row.last - b_row.first) <= pitch;
+// From a tensor's first byte to all others, or from its last one back.
+void append_steps(TensorView const& tensor, std::vector<Steps>& steps) {
+  int64_t const bytes = bytes_of(tensor.type);
+  steps.push_back({1, bytes - 1});
+  for (int dim = 0; dim < tensor.rank; ++dim) {
+    if (tensor.sizes[dim] > 1 && tensor.strides[dim] != 0)
+      steps.push_back({std::abs(tensor.strides[dim]) * bytes, tensor.sizes[dim] - 1});
+  }
 }
 
 }  // namespace
@@ -47,8 +51,15 @@ bool overlaps_itself(TensorView const& matrix) {
   return rows > 1 && columns > 1 && column_stride / divisor < rows && row_stride / divisor < columns;
 }
 
+// They share a byte where steps from the first byte of `a` and steps back from the last one of `b` lead to the same.
 bool may_overlap(TensorView const& a, TensorView const& b) {
-  return extent_of(a).meets(extent_of(b)) && !interleave(a, b);
+  if (is_empty(a) || is_empty(b)) return false;
+  Extent const a_extent = extent_of(a), b_extent = extent_of(b);
+  if (!a_extent.meets(b_extent)) return false;  // nearly every call's answer
+  std::vector<Steps> steps;
+  append_steps(a, steps);
+  append_steps(b, steps);
+  return may_add_up(std::move(steps), b_extent.last - 1 - a_extent.first);
 }
 
 bool same_view(TensorView const& a, TensorView const& b) {

@@ -1,13 +1,17 @@
 """An output needs memory of its own: each element one place, none of them the input's."""
 
 import math
+from collections import Counter
+from time import perf_counter
 
 import pytest
 import torch
 from torch import Tensor
 
 import moe_cute
+from moe_cute._extension import _C
 from tests.memory import canvas
+from tests.reference import CHANGES_OF_DTYPE
 from tests.refusals import HIDDEN, TOKENS, TOPK, Arguments, good, refused
 
 OVERLAPS_INPUT = (ValueError, "output", "memory that the input also uses", "memory of its own")
@@ -23,10 +27,17 @@ EXPANDED = [(0, 1), (8, 0), (0, 0)]
 OVERLAPPING = [(7, 1), (1, 1), (2, 1), (6, 4), (1, 2)]  # of [3, 8]: 2 x 6 = 3 x 4, for one
 INTERLEAVED = [(8, 1), (9, 1), (1, 3), (1, 4), (5, 3), (3, 5), (16, 2)]
 
+STRIDES = [0, 1, 2, 3, 4, 5, 6, 8, 12, 16, 20, 24]  # many that share divisors, as those of slices do
+
 
 def places(view: Tensor) -> list[int]:
     index = torch.arange(view.untyped_storage().nbytes() // view.element_size())
     return index.as_strided(view.shape, view.stride(), view.storage_offset()).flatten().tolist()
+
+
+def bytes_of(view: Tensor) -> set[int]:
+    size = view.element_size()
+    return {place * size + byte for place in places(view) for byte in range(size)}
 
 
 @pytest.mark.parametrize("strides", EXPANDED + OVERLAPPING, ids=str)
@@ -79,6 +90,69 @@ def test_any_place_of_the_output_near_the_input(rng: torch.Generator) -> None:
         else:  # rows as far apart as the input's fit between them
             moe_cute.sum_reduce(rows, output)
     assert 0 < refusals < 500
+
+
+@pytest.mark.parametrize(("dtype", "out_dtype"), [(torch.float32, torch.float32), *CHANGES_OF_DTYPE], ids=str)
+def test_any_two_views_of_one_buffer(dtype: torch.dtype, out_dtype: torch.dtype, rng: torch.Generator) -> None:
+    """Refused if the output has a byte in common with the input or shared_output, and only then."""
+    buffer = torch.zeros(300, dtype=torch.float64)
+
+    def any_view(dtype: torch.dtype, *sizes: int) -> Tensor:
+        strides = [STRIDES[int(torch.randint(len(STRIDES), (), generator=rng))] for _ in sizes]
+        return buffer.view(dtype).as_strided(sizes, strides, int(torch.randint(40, (), generator=rng)))
+
+    outcomes: Counter[str] = Counter()
+    while min(outcomes[name] for name in ("overlaps", "interleaves", "lies apart")) < 100:
+        tokens, topk, hidden = torch.randint(1, 5, (3,), generator=rng).tolist()
+        output = any_view(out_dtype, tokens, hidden)
+        input, shared = any_view(dtype, tokens, topk, hidden), any_view(out_dtype, tokens, hidden)
+        written = bytes_of(output)
+        if len(written) < tokens * hidden * out_dtype.itemsize or written == bytes_of(shared):
+            continue  # over itself, or perhaps the output itself
+        elsewhere: Arguments = {"input": torch.zeros(tokens, topk, hidden, dtype=dtype), "shared_output": shared}
+        for arguments, read, error in (
+            ({"input": input}, bytes_of(input), OVERLAPS_INPUT),
+            (elsewhere, bytes_of(shared), OVERLAPS_SHARED),
+        ):
+            if written & read:
+                refused(arguments | {"output": output}, *error)
+                outcomes["overlaps"] += 1
+            else:
+                moe_cute.sum_reduce(**arguments, output=output)
+                apart = max(read) < min(written) or max(written) < min(read)
+                outcomes["lies apart" if apart else "interleaves"] += 1
+
+
+def test_views_that_interleave(device: torch.device) -> None:
+    """What slices and transposes of one buffer make, each without an element in common."""
+
+    def zeros(*sizes: int) -> Tensor:
+        return torch.zeros(sizes, device=device)
+
+    columns, pairs, slots, rows, blocks = zeros(8, 20), zeros(4, 8, 2), zeros(4, 3, 8), zeros(1, 2, 16), zeros(4, 16)
+    for input, output, shared in [
+        (zeros(4, 2, 8), columns[:, :4].t(), columns[:, 4:8].t()),
+        (zeros(4, 2, 8), pairs[..., 0], pairs[..., 1]),
+        (slots[:, ::2], slots[:, 1], None),
+        (rows[:, :, :8], rows[:, 0, 8:], None),
+        (zeros(2, 2, 8), blocks[::2, :8], blocks[1:3, 8:]),
+        (blocks[1:, None, :8][:, :0], blocks[:3, :8], None),  # no elements, in the midst of the output
+    ]:
+        input.add_(1)
+        moe_cute.sum_reduce(input, output, shared_output=shared)
+        assert bool((output == input.shape[1]).all())
+        assert bool((input == 1).all())
+
+
+def test_strides_at_odds_with_each_other() -> None:
+    """Whether one of so many elements is the output's too would take long to find out: refused instead, and soon."""
+    many, far = 100_000, 10**12
+    input = ((many, many, 1), (far + 39, far + 61, 1), "float32", "cpu", 0, 1 << 50)
+    output = ((many, 1), (far + 63, 1), "float32", "cpu", 0, (1 << 50) + 2 * many * far)
+    started = perf_counter()
+    with pytest.raises(ValueError, match=r"^output: was in memory that the input also uses"):
+        _C.check(input, output, *[None] * 6, 1.0)
+    assert perf_counter() - started < 1
 
 
 @pytest.mark.parametrize("start", [19, 20, 44, 67])  # of 24 elements; the input is [20, 68)
