@@ -71,10 +71,9 @@ def this_thread_flushes_subnormals() -> Iterator[None]:
 def test_a_thread_that_flushes_subnormals(dtype: torch.dtype) -> None:
     """Its rows are those of the pool's threads, which do not."""
     torch.set_num_threads(2)
-    info = torch.finfo(accumulator_of(dtype))
-    subnormal = torch.full((64, 8, 512 + 1), info.smallest_normal / 64).to(dtype)  # float16 has no such, and reads 0
-    halves = torch.full_like(subnormal, torch.finfo(dtype).smallest_normal / 64)  # float16's own
-    for input in (subnormal, halves):
+    for subnormal_of in {accumulator_of(dtype), dtype}:  # float16 has none of its accumulator's, and reads zeros
+        value = torch.finfo(subnormal_of).smallest_normal / 64
+        input = torch.full((64, 8, 513), value, dtype=torch.float64).to(dtype)
         for variant in acceptors(input, input[:, 0]):
             expected = moe_cute.sum_reduce(input, variant=variant.name)
             with this_thread_flushes_subnormals():
