@@ -53,8 +53,13 @@ void expect_contiguous(char const* name, TensorView const& tensor) {
 }
 
 void expect_memory(char const* name, TensorView const& tensor) {
-  if (tensor.data == nullptr && tensor.rank <= TensorView::kMaxRank && !is_empty(tensor))
-    throw ArgumentError(name, "a tensor without memory", "one that has been computed");
+  int const bytes = tensor.type == Type::kOther ? 1 : bytes_of(tensor.type);
+  bool const is_aligned = reinterpret_cast<uintptr_t>(tensor.data) % bytes == 0;
+  if (tensor.data != nullptr && is_aligned) return;
+  if (tensor.rank > TensorView::kMaxRank || is_empty(tensor)) return;
+  if (is_aligned) throw ArgumentError(name, "a tensor without memory", "one that has been computed");
+  throw ArgumentError(name, "at an address between two elements",
+                      "a multiple of the " + std::to_string(bytes) + " bytes of " + name_of(tensor.type));
 }
 
 void expect_device(char const* name, TensorView const& tensor, char const* other_name, TensorView const& other) {

@@ -23,7 +23,8 @@ void expect_shape(char const* name, TensorView const& tensor, std::initializer_l
 void expect_one_element(char const* name, TensorView const& tensor);
 void expect_contiguous(char const* name, TensorView const& tensor);
 
-// Not one whose memory is gone, or never was.
+// Not memory that is gone, or never was, nor an address that is no multiple of an element's bytes: on a GPU, to read
+// there is an error that no later call gets past.
 void expect_memory(char const* name, TensorView const& tensor);
 
 // The device of another argument.

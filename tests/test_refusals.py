@@ -1,5 +1,6 @@
 """A wrong call is refused before anything is written: the argument's name, what it was, and what is allowed."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -302,6 +303,30 @@ def test_a_tensor_whose_memory_is_gone(device: torch.device) -> None:
     del arguments["output"]
     weights.requires_grad_()
     refused(arguments | {"topk_weights": weights}, ValueError, "topk_weights", "without memory", "has been computed")
+
+
+@pytest.mark.parametrize("argument", ["input", "output", "topk_weights", "topk_ids", "inv_permuted_idx", "num_tokens"])
+def test_an_address_between_elements(argument: str) -> None:
+    """As torch takes it over from others. On a GPU it would be an error that no later call gets past."""
+    arguments, out = good(torch.device("cpu"))
+    if argument == "inv_permuted_idx":
+        arguments["input"] = arguments["input"].flatten(0, 1)
+    shape, dtype = {
+        "input": ((TOKENS, TOPK, HIDDEN), torch.bfloat16),
+        "output": ((TOKENS, HIDDEN), torch.bfloat16),
+        "topk_weights": ((TOKENS, TOPK), torch.float32),
+        "topk_ids": ((TOKENS, TOPK), torch.int64),
+        "inv_permuted_idx": ((TOKENS, TOPK), torch.int32),
+        "num_tokens": ((1,), torch.int32),
+    }[argument]
+    whole = bytearray(math.prod(shape) * dtype.itemsize + dtype.itemsize)
+    for offset in {1, dtype.itemsize // 2}:
+        arguments[argument] = torch.frombuffer(whole, dtype=dtype, offset=offset, count=math.prod(shape)).view(shape)
+        bytes_of_element = f"a multiple of the {dtype.itemsize} bytes of {str(dtype)[6:]}"
+        refused(arguments, ValueError, argument, "at an address between two elements", bytes_of_element)
+    out.assert_untouched()
+    nothing = torch.frombuffer(whole, dtype=torch.float32, offset=1, count=1)[:0].view(0, 2, 8)
+    assert moe_cute.sum_reduce(nothing).shape == (0, 8)
 
 
 def test_a_name_with_a_null_character(device: torch.device) -> None:
