@@ -32,6 +32,15 @@ def expect_tensors(**tensors: object) -> None:
             raise TypeError(_no_tensor(name, tensor))
 
 
+def expect_dense_tensors(**tensors: object) -> None:
+    """Raises TypeError for one that is missing, or is no dense tensor."""
+    expect_tensors(**tensors)
+    for name, tensor in tensors.items():
+        refusal = _refusal(name, tensor)
+        if refusal is not None:
+            raise TypeError(refusal)
+
+
 def expect_ranks(input: Tensor, inv_permuted_idx: Tensor | None) -> None:
     """Raises ValueError for what has too few or too many dimensions to tell the output's shape."""
     expected = [("input", input, 3, "[tokens, topk, hidden]")]
@@ -91,8 +100,8 @@ def refuse_gradient(output: Tensor, **tensors: Tensor | None) -> None:
         for name, tensor in tensors.items():
             if tensor is not None and tensor.requires_grad:
                 raise ValueError(
-                    f"output: was given while {name} requires grad; allowed: None, so that autograd follows, or a call "
-                    "under torch.no_grad()"
+                    f"output: was given while {name} requires grad; allowed: moe_cute.sum_reduce without it, which "
+                    "autograd follows, or a call under torch.no_grad()"
                 )
 
 
@@ -117,6 +126,12 @@ def refusal_of(error: Exception) -> Exception:
         return error
     kind = TypeError if found[1] else ValueError
     return kind(str(error)[found.start() :])
+
+
+def renamed(error: Exception, **names: str) -> Exception:
+    """The refusal in the words of a function whose arguments have other names."""
+    words = rf"\b({'|'.join(names)})\b"
+    return type(error)(re.sub(words, lambda found: names[found[0]], str(error)))
 
 
 def refuse_mixed_devices(input: Tensor, **tensors: Tensor | None) -> None:

@@ -50,6 +50,61 @@ def test_nothing_is_computed_into_nowhere() -> None:
     assert bool((output == 0).all())
 
 
+INDEX = torch.arange(6, dtype=torch.int32)
+OFFSET = torch.tensor([0, 6])
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error", "was"),
+    [
+        ("permuted_hidden_states", torch.ones(2, 3, 8), ValueError, r"of shape \[2, 3, 8\]"),
+        ("permuted_hidden_states", torch.ones(6, 8).int(), TypeError, "of dtype int32"),
+        ("permuted_hidden_states", torch.ones(6, 8).to_sparse(), TypeError, "of layout torch.sparse_coo"),
+        ("hidden_states", torch.zeros(2, 9), ValueError, r"of shape \[2, 9\]"),
+        ("hidden_states", torch.zeros(2, 8).double(), TypeError, "of dtype float64"),
+        ("topk_weights", torch.ones(2, 3).int(), TypeError, "of dtype int32"),
+        ("inv_permuted_idx", INDEX.view(3, 2), ValueError, r"of shape \[3, 2\]"),
+        ("inv_permuted_idx", INDEX.view(6, 1), ValueError, r"of shape \[6, 1\]"),
+        ("inv_permuted_idx", INDEX.view(1, 2, 3), ValueError, r"of shape \[1, 2, 3\]"),
+        ("inv_permuted_idx", INDEX.to_sparse(), TypeError, "of layout torch.sparse_coo"),
+        ("inv_permuted_idx", INDEX.to(torch.uint32), TypeError, "of dtype uint32"),
+        ("expert_first_token_offset", OFFSET.view(1, 2), ValueError, r"of shape \[1, 2\]"),
+        ("expert_first_token_offset", OFFSET.expand(3, 2), ValueError, r"of shape \[3, 2\]"),
+        ("expert_first_token_offset", OFFSET[1], ValueError, r"of shape \[\]"),
+        ("expert_first_token_offset", OFFSET[:0], ValueError, r"of shape \[0\]"),
+        ("expert_first_token_offset", OFFSET.double(), TypeError, "of dtype float64"),
+        ("expert_first_token_offset", OFFSET.to("meta"), ValueError, "on meta"),
+        ("expert_first_token_offset", OFFSET.to_sparse(), TypeError, "of layout torch.sparse_coo"),
+        ("expert_first_token_offset", 6, TypeError, "of type int"),
+        ("expert_first_token_offset", [0, 6], TypeError, "of type list"),
+        ("expert_first_token_offset", 6.0, TypeError, "of type float"),
+    ],
+)
+def test_unpermute_refuses_by_its_own_names(argument: str, value: Any, error: type[Exception], was: str) -> None:
+    output = torch.zeros(2, 8)
+    arguments: dict[str, Any] = {
+        "permuted_hidden_states": torch.ones(6, 8),
+        "topk_weights": torch.ones(2, 3),
+        "inv_permuted_idx": INDEX,
+        "expert_first_token_offset": OFFSET,
+        "topk": 3,
+        "hidden_states": output,
+    }
+    with pytest.raises(error, match=rf"^{argument}: was {was}; allowed: "):
+        vllm.moe_unpermute(**arguments | {argument: value})
+    assert bool((output == 0).all())
+    vllm.moe_unpermute(**arguments)
+    assert bool((output == 3).all())
+
+
+def test_unpermute_names_its_other_arguments_too() -> None:
+    output, weights = torch.zeros(2, 8), torch.ones(2, 3)
+    with pytest.raises(TypeError, match=r"allowed: float32 or the permuted_hidden_states's bfloat16$"):
+        vllm.moe_unpermute(torch.ones(6, 8, dtype=torch.bfloat16), weights.double(), INDEX, None, 3, output)
+    with pytest.raises(ValueError, match=r"^hidden_states: was given while permuted_hidden_states requires grad"):
+        vllm.moe_unpermute(torch.ones(6, 8, requires_grad=True), weights, INDEX, None, 3, output)
+
+
 def test_unpermute_of_no_slots() -> None:
     output = torch.ones(2, 8)
     vllm.moe_unpermute(torch.ones(6, 8), torch.ones(2, 0), torch.ones(2, 0, dtype=torch.int32), None, 0, output)

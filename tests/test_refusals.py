@@ -213,7 +213,7 @@ def test_output_that_requires_grad(device: torch.device) -> None:
 def test_output_while_the_input_requires_grad(device: torch.device) -> None:
     arguments, out = good(device, torch.float32)
     arguments["input"].requires_grad_()
-    refused(arguments, ValueError, "output", "given while input requires grad", "None, so that autograd follows")
+    refused(arguments, ValueError, "output", "given while input requires grad", "moe_cute.sum_reduce without it")
     out.assert_untouched()
     with torch.no_grad():
         moe_cute.sum_reduce(**arguments)

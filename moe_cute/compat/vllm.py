@@ -1,8 +1,9 @@
 """Stands in for `vllm._custom_ops.moe_sum` and the operator `torch.ops._moe_C.moe_unpermute`."""
 
+import torch
 from torch import Tensor
 
-from moe_cute._checks import expect_tensors
+from moe_cute._checks import expect_dense_tensors, expect_tensors, renamed
 from moe_cute._front import sum_reduce
 
 
@@ -29,24 +30,52 @@ def moe_unpermute(
 ) -> None:
     """``torch.ops._moe_C.moe_unpermute``: writes the weighted sum of each token's rows into ``hidden_states``.
 
+    With ``expert_first_token_offset``, two of torch's kernels run first, and allocate an index of their own.
+
     Args:
         permuted_hidden_states: ``[rows, hidden]``, sorted by expert.
         topk_weights: ``[tokens, topk]``, float32.
-        inv_permuted_idx: ``[tokens, topk]`` or flat ``[tokens * topk]``: the row of each slot.
-        expert_first_token_offset: ``[local experts + 1]``, int64: rows from its last entry on belong to no local expert
-            and are skipped. None where every row is local.
+        inv_permuted_idx: ``[tokens, topk]`` or flat ``[tokens * topk]``, int32 or int64: the row of each slot.
+        expert_first_token_offset: ``[local experts + 1]``, int32 or int64: rows from its last entry on belong to no
+            local expert and are skipped. None where every row is local.
         topk: slots of a token.
         hidden_states: ``[tokens, hidden]``, written.
     """
-    expect_tensors(topk_weights=topk_weights, inv_permuted_idx=inv_permuted_idx, hidden_states=hidden_states)
+    expect_dense_tensors(
+        permuted_hidden_states=permuted_hidden_states,
+        topk_weights=topk_weights,
+        inv_permuted_idx=inv_permuted_idx,
+        hidden_states=hidden_states,
+    )
     if topk_weights.dim() != 2 or topk_weights.shape[1] != topk:
         raise ValueError(f"topk: was {topk}; allowed: as many slots as topk_weights {list(topk_weights.shape)} has")
-    if inv_permuted_idx.numel() != topk_weights.numel():
+    if inv_permuted_idx.shape not in (topk_weights.shape, (topk_weights.numel(),)):
         raise ValueError(
             f"inv_permuted_idx: was of shape {list(inv_permuted_idx.shape)}; allowed: that of topk_weights, "
             f"{list(topk_weights.shape)}, or as many in a row"
         )
     rows = inv_permuted_idx.reshape(topk_weights.shape)
     if expert_first_token_offset is not None:
+        _expect_offsets(expert_first_token_offset, inv_permuted_idx)
         rows = rows.where(rows < expert_first_token_offset[-1], -1)
-    sum_reduce(permuted_hidden_states, hidden_states, topk_weights=topk_weights, inv_permuted_idx=rows)
+    try:
+        sum_reduce(permuted_hidden_states, hidden_states, topk_weights=topk_weights, inv_permuted_idx=rows)
+    except (TypeError, ValueError) as error:
+        raise renamed(error, input="permuted_hidden_states", output="hidden_states") from None
+
+
+def _expect_offsets(offsets: Tensor, inv_permuted_idx: Tensor) -> None:
+    """Raises TypeError or ValueError for what cannot be compared, or would be by another rule."""
+    expect_dense_tensors(expert_first_token_offset=offsets)
+    for name, index in {"inv_permuted_idx": inv_permuted_idx, "expert_first_token_offset": offsets}.items():
+        if index.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"{name}: was of dtype {str(index.dtype)[6:]}; allowed: int32 or int64")
+    if offsets.dim() != 1 or offsets.shape[0] == 0:
+        raise ValueError(
+            f"expert_first_token_offset: was of shape {list(offsets.shape)}; allowed: shape [local experts + 1]"
+        )
+    if offsets.device != inv_permuted_idx.device:
+        raise ValueError(
+            f"expert_first_token_offset: was on {offsets.device}; allowed: the device of inv_permuted_idx, "
+            f"{inv_permuted_idx.device}"
+        )
