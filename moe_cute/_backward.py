@@ -6,6 +6,7 @@
 Nothing here reads device data on the host, and every sum has a fixed order.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,12 +15,21 @@ from torch import Tensor
 _ops = torch.ops.moe_cute
 
 
-def save_for_sum_reduce(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
+def save_for_sum_reduce(
+    ctx: Any,
+    input: Tensor,
+    scale: float = 1.0,
+    weights: Tensor | None = None,
+    topk_ids: Tensor | None = None,
+    expert_map: Tensor | None = None,
+    inv_permuted_idx: Tensor | None = None,
+    shared_output: Tensor | None = None,
+    num_tokens: Tensor | None = None,
+) -> None:
     """Of ``sum_reduce``. The input is kept only where the gradient of the weights will ask for it."""
-    input, ctx.scale, weights, topk_ids, expert_map, inv_permuted_idx, _, num_tokens = inputs
     kept_input = input if weights is not None and weights.requires_grad else None
     ctx.save_for_backward(kept_input, weights, topk_ids, expert_map, inv_permuted_idx, num_tokens)
-    ctx.input_shape, ctx.input_dtype = input.shape, input.dtype
+    ctx.scale, ctx.input_shape, ctx.input_dtype = scale, input.shape, input.dtype
 
 
 def sum_reduce_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -51,7 +61,8 @@ def sum_reduce_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _wanted(ctx: Any, *arguments: int) -> tuple[bool, ...]:
     """Whether a gradient is asked for, by position; trailing arguments that the caller left out have none."""
-    return tuple(at < len(ctx.needs_input_grad) and ctx.needs_input_grad[at] for at in arguments)
+    needed = ctx.needs_input_grad[1:]  # without the call itself (_autograd.py)
+    return tuple(at < len(needed) and needed[at] for at in arguments)
 
 
 def _accumulator_of(dtype: torch.dtype) -> torch.dtype:
@@ -122,8 +133,8 @@ def _row_sum(
     return sums
 
 
-def save_for_slot_dot(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, input, row_of_slot, ctx.scale = inputs
+def save_for_slot_dot(ctx: Any, grad: Tensor, input: Tensor, row_of_slot: Tensor, scale: float) -> None:
+    ctx.scale = scale
     ctx.save_for_backward(grad, input, row_of_slot)
 
 
@@ -138,8 +149,17 @@ def slot_dot_backward(ctx: Any, products: Tensor) -> tuple[Tensor | None, ...]:
     return of_grad, of_input, None, None
 
 
-def save_for_row_sum(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, row_of_slot, _, _, ctx.scale, weights, _ = inputs
+def save_for_row_sum(
+    ctx: Any,
+    grad: Tensor,
+    row_of_slot: Tensor,
+    slot_order: Tensor,
+    first_slot: Tensor,
+    scale: float,
+    weights: Tensor | None,
+    out_dtype: torch.dtype,
+) -> None:
+    ctx.scale = scale
     ctx.save_for_backward(grad, row_of_slot, weights)
 
 
@@ -157,7 +177,6 @@ def row_sum_backward(ctx: Any, rows: Tensor) -> tuple[Tensor | None, ...]:
 def _weighted_sum(
     input: Tensor, row_of_slot: Tensor, scale: float, weights: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    sums: Tensor = _ops.sum_reduce(
-        input.flatten(0, -2), scale, topk_weights=weights, inv_permuted_idx=row_of_slot, out_dtype=dtype
-    )
+    rows = input.reshape(math.prod(input.shape[:-1]), input.shape[-1])  # vmap has no rule for flatten
+    sums: Tensor = _ops.sum_reduce(rows, scale, topk_weights=weights, inv_permuted_idx=row_of_slot, out_dtype=dtype)
     return sums

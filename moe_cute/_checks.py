@@ -6,7 +6,6 @@ import sys
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 
 def _refusal(name: str, tensor: object) -> str | None:
@@ -103,16 +102,6 @@ def refuse_gradient(output: Tensor, **tensors: Tensor | None) -> None:
                     f"output: was given while {name} requires grad; allowed: moe_cute.sum_reduce without it, which "
                     "autograd follows, or a call under torch.no_grad()"
                 )
-
-
-def refuse_forward_mode(**tensors: Tensor | None) -> None:
-    """Raises NotImplementedError where a tensor has a tangent, which torch would drop without a word."""
-    for name, tensor in tensors.items():
-        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
-            raise NotImplementedError(
-                f"{name}: was a tensor with a tangent; allowed: one without, since sum_reduce has no forward-mode "
-                "derivative. It has a reverse-mode one"
-            )
 
 
 _REFUSAL = re.compile(r"\w+: was (of d?type )?.*; allowed: ", re.DOTALL)

@@ -24,7 +24,6 @@ from moe_cute._checks import (
     clearer,
     expect_ranks,
     refusal_of,
-    refuse_forward_mode,
     refuse_gradient,
     refuse_unusable,
 )
@@ -92,8 +91,8 @@ def sum_reduce(
         topk_weights: ``[tokens, topk]``, float32 or the input's dtype.
         topk_ids: ``[tokens, topk]``, int32 or int64: expert of each slot. A slot whose id is negative is skipped: its
             row is not read.
-        expert_map: ``[experts]``, int32: local index of each expert. A slot whose id maps to a negative number, or lies
-            past the map's end, is skipped.
+        expert_map: ``[experts]``, int32: local index of each expert; only with ``topk_ids``. A slot whose id maps to a
+            negative number, or lies past the map's end, is skipped.
         inv_permuted_idx: ``[tokens, topk]``, int32 or int64: the row of ``input`` that each slot reads. A negative row,
             or one past the last, is skipped.
         shared_output: ``[tokens, hidden]``, of the output's dtype, added after the scale in the same rounding; it may
@@ -112,10 +111,11 @@ def sum_reduce(
     Raises:
         ValueError, TypeError: an argument is refused; the message names it, what it was and what is allowed. Nothing
             has been written.
+        NotImplementedError: an argument has a tangent; there is no forward-mode derivative.
         RuntimeError: the launch failed, or this build has nothing for the input's device.
 
-    With ``MOE_CUTE_CHECK=1`` in the environment, ids and rows past their ends are errors too, outside of compiled
-    code; that check synchronises.
+    With ``MOE_CUTE_CHECK=1`` in the environment, ids and rows past their ends are errors too; that check synchronises.
+    Compiled code, tensor subclasses, and calls under a dispatch mode or torch.func's transforms go without it.
     """
     fused = not (
         topk_weights is None
@@ -208,8 +208,6 @@ def _through_dispatcher(
         extras = tuple(tensor.resolve_neg() if isinstance(tensor, Tensor) else tensor for tensor in extras)
     tensors = _named(extras)
     refuse_unusable(routed_scaling_factor, variant, input=input, output=output, **tensors)
-    if not is_compiling() and forward_ad._current_level >= 0:
-        refuse_forward_mode(input=input, **tensors)
     keywords = {**tensors, "variant": variant, "pdl": pdl}
     if output is None:
         made: Tensor = _ask_operator(_ops.sum_reduce, input, routed_scaling_factor, out_dtype=out_dtype, **keywords)
@@ -229,5 +227,7 @@ def _ask_operator(operator: Any, *arguments: Any, **keywords: Any) -> Any:
         return operator(*arguments, **keywords)
     try:
         return operator(*arguments, **keywords)
+    except NotImplementedError:  # is a RuntimeError: a tangent
+        raise
     except (ValueError, RuntimeError) as error:
         raise refusal_of(error) from None

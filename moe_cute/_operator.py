@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from moe_cute import _backward, _extension  # noqa: F401  (loading the extension defines the operators)
+from moe_cute._autograd import refuse_tangents, register_gradient
 from moe_cute._checks import expect_ranks, refuse_gradient, refuse_mixed_devices
 from moe_cute._description import check_described
+
+_ops = torch.ops.moe_cute
 
 # In the order of every argument list.
 OPTIONAL_TENSORS = ("topk_weights", "topk_ids", "expert_map", "inv_permuted_idx", "shared_output", "num_tokens")
@@ -54,11 +57,12 @@ def _tensors(others: tuple[Any, ...], by_name: dict[str, Any]) -> dict[str, Tens
 def _refuse_gradient(
     keyset: Any, input: Tensor, output: Tensor, scale: float = 1.0, *others: Any, **others_by_name: Any
 ) -> None:
-    """Autograd cannot follow a write into memory that is given."""
+    """Autograd cannot follow a write into memory that is given, and a tangent of what was there would stay."""
+    refuse_tangents(_ops.sum_reduce_out.default, input, output, scale, *others)
     refuse_gradient(output, input=input, **_tensors(others, others_by_name))
     keyset &= torch._C._after_autograd_keyset
     with torch._C._AutoDispatchBelowAutograd():
-        torch.ops.moe_cute.sum_reduce_out.default.redispatch(keyset, input, output, scale, *others, **others_by_name)
+        _ops.sum_reduce_out.default.redispatch(keyset, input, output, scale, *others, **others_by_name)
 
 
 def _count_write(keyset: Any, input: Tensor, output: Tensor, *others: Any, **others_by_name: Any) -> None:
@@ -66,7 +70,7 @@ def _count_write(keyset: Any, input: Tensor, output: Tensor, *others: Any, **oth
     torch.autograd.graph.increment_version(output)
     keyset &= torch._C._after_ADInplaceOrView_keyset
     with torch._C._AutoDispatchBelowADInplaceOrView():
-        torch.ops.moe_cute.sum_reduce_out.default.redispatch(keyset, input, output, *others, **others_by_name)
+        _ops.sum_reduce_out.default.redispatch(keyset, input, output, *others, **others_by_name)
 
 
 # An implementation lives as long as its library.
@@ -94,12 +98,6 @@ def _(
     return grad.new_empty((first_slot.shape[0] - 1, grad.shape[1]), dtype=out_dtype)
 
 
-torch.library.register_autograd(
-    "moe_cute::sum_reduce", _backward.sum_reduce_backward, setup_context=_backward.save_for_sum_reduce
-)
-torch.library.register_autograd(
-    "moe_cute::slot_dot", _backward.slot_dot_backward, setup_context=_backward.save_for_slot_dot
-)
-torch.library.register_autograd(
-    "moe_cute::row_sum", _backward.row_sum_backward, setup_context=_backward.save_for_row_sum
-)
+register_gradient(_library, _ops.sum_reduce.default, _backward.save_for_sum_reduce, _backward.sum_reduce_backward)
+register_gradient(_library, _ops.slot_dot.default, _backward.save_for_slot_dot, _backward.slot_dot_backward)
+register_gradient(_library, _ops.row_sum.default, _backward.save_for_row_sum, _backward.row_sum_backward)

@@ -124,6 +124,18 @@ def test_gradients_have_gradients(device: torch.device, options: list[str], rng:
     assert torch.autograd.gradgradcheck(call, arguments)
 
 
+@pytest.mark.filterwarnings("ignore:.*performance drop")
+@pytest.mark.parametrize("options", [["topk_ids"], ["inv_permuted_idx"]], ids=" and ".join)
+def test_vectorised_second_derivatives(device: torch.device, options: list[str], rng: torch.Generator) -> None:
+    routing = {name: ALL_OPTIONS[name].to(device) for name in options}
+    call, arguments = fused(fused_inputs("inv_permuted_idx" in options, device, rng), routing)
+    one_by_one, vectorised = (
+        torch.autograd.functional.hessian(lambda *each: call(*each).square().sum(), arguments, vectorize=vectorize)
+        for vectorize in (False, True)
+    )
+    torch.testing.assert_close(vectorised, one_by_one)
+
+
 @pytest.mark.parametrize("weights_dtype", [torch.float32, torch.float64], ids=str)
 def test_weights_keep_their_dtype(device: torch.device, weights_dtype: torch.dtype, rng: torch.Generator) -> None:
     input, upstream = (random_values(shape, torch.float64, rng).to(device) for shape in [(4, 3, 5), (4, 5)])

@@ -241,25 +241,79 @@ def test_vmap(device: torch.device, rng: torch.Generator) -> None:
 
 
 def test_functorch_gradient(device: torch.device, rng: torch.Generator) -> None:
-    """Works, or is refused: never a wrong result."""
     values = random_values((3, 4, 16), torch.float64, rng).to(device)
-    try:
-        gradient = torch.func.grad(lambda input: moe_cute.sum_reduce(input, None, 3.0).sum())(values)
-    except RuntimeError as error:
-        assert "functorch" in str(error)
-        return
+    gradient = torch.func.grad(lambda input: moe_cute.sum_reduce(input, None, 3.0).sum())(values)
     assert_same_bits(gradient, torch.full_like(values, 3.0))
+
+
+@pytest.mark.filterwarnings("ignore:.*performance drop")
+@pytest.mark.parametrize("permuted", [False, True], ids=["in-place", "inv_permuted_idx"])
+def test_functorch_transforms_within_each_other(device: torch.device, permuted: bool, rng: torch.Generator) -> None:
+    """Each of functorch's levels has gradients of its own."""
+    index = torch.tensor([[0, 4, 2], [5, 4, 9]], device=device)
+    arguments = [
+        random_values(shape, torch.float64, rng).to(device)
+        for shape in [(6, 5) if permuted else (2, 3, 5), (2, 3), (2, 5)]
+    ]
+    options = {"inv_permuted_idx": index} if permuted else {}
+
+    def ours(input: Tensor, weights: Tensor, shared: Tensor) -> Tensor:
+        output = moe_cute.sum_reduce(input, None, 2.0, topk_weights=weights, shared_output=shared, **options)
+        return output.square().sum().sin()
+
+    def theirs(input: Tensor, weights: Tensor, shared: Tensor) -> Tensor:
+        rows = torch.cat([input, input.new_zeros(1, 5)])[index.clamp(max=6)] if permuted else input
+        return ((rows * weights[..., None]).sum(1) * 2.0 + shared).square().sum().sin()
+
+    def gradient(call: Any) -> Any:
+        return torch.func.grad(call, argnums=(0, 1, 2))
+
+    batches = [torch.stack([each, each * 2]) for each in arguments]
+    for transformed, given in [
+        (gradient, arguments),
+        (lambda call: torch.func.jacrev(gradient(call), argnums=(0, 1, 2)), arguments),
+        (lambda call: torch.vmap(gradient(call)), batches),
+        (lambda call: gradient(lambda *batch: torch.vmap(call)(*batch).sum()), batches),
+        (lambda call: torch.compile(gradient(call), fullgraph=True, backend="aot_eager"), arguments),
+    ]:
+        torch.testing.assert_close(transformed(ours)(*given), transformed(theirs)(*given))
+
+
+def test_a_functorch_pullback_after_its_transform(device: torch.device) -> None:
+    """What was saved within it is used after it has ended."""
+    _, pullback = torch.func.vjp(lambda input: moe_cute.sum_reduce(input).square(), torch.ones(3, 4, 16, device=device))
+    upstream = torch.ones(3, 16, device=device, requires_grad=True)
+    (gradient,) = torch.autograd.grad(pullback(upstream)[0].sum(), upstream)
+    assert_same_bits(gradient, torch.full((3, 16), 32.0))
+
+
+TANGENT = "was a tensor with a tangent"
 
 
 def test_forward_mode_is_refused(device: torch.device) -> None:
     """Else torch would return no tangent, or one of zeros."""
     input, weights = torch.ones(2, 3, 8, device=device), torch.ones(2, 3, device=device)
-    with pytest.raises(NotImplementedError, match="input: was a tensor with a tangent"):
-        torch.func.jvp(moe_cute.sum_reduce, (input,), (input,))
+    output = torch.zeros(2, 8, device=device)
+    for transform in (
+        lambda call: torch.func.jvp(call, (input,), (input,)),
+        lambda call: torch.func.jacfwd(call)(input),
+    ):
+        for call in (moe_cute.sum_reduce, SUM_REDUCE):
+            with pytest.raises(NotImplementedError, match=f"^input: {TANGENT}"):
+                transform(call)
+    with pytest.raises(NotImplementedError, match=TANGENT):
+        torch.func.hessian(lambda input: moe_cute.sum_reduce(input).sum())(input)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(weights, weights)
-        with pytest.raises(NotImplementedError, match="topk_weights: was a tensor with a tangent"):
+        with pytest.raises(NotImplementedError, match=f"^topk_weights: {TANGENT}"):
             moe_cute.sum_reduce(input, topk_weights=dual)
+        with pytest.raises(NotImplementedError, match=f"^topk_weights: {TANGENT}"):
+            SUM_REDUCE(input, topk_weights=dual)
+        written = forward_ad.make_dual(output, output)  # its tangent would outlive the write
+        for call in (moe_cute.sum_reduce, SUM_REDUCE_OUT):
+            with pytest.raises(NotImplementedError, match=f"^output: {TANGENT}"):
+                call(input, written)
+        assert bool((output == 0).all())
         assert_same_bits(moe_cute.sum_reduce(input), torch.full((2, 8), 3.0))
 
 
