@@ -21,9 +21,13 @@ def check_ids_and_rows(
 ) -> None:
     """Raises ValueError naming the first slot that would be read past an end. Synchronises with the device.
 
-    What has no values to look at, and what is refused for its shape anyway, passes.
+    What has no values to look at passes: subclasses, calls under a dispatch mode or torch.func's transforms. So does
+    what is refused anyway.
     """
-    if not all(_has_values(tensor) for tensor in (input, topk_ids, expert_map, inv_permuted_idx, num_tokens)):
+    indices = [each for each in (topk_ids, expert_map, inv_permuted_idx, num_tokens) if each is not None]
+    if not all(_has_values(tensor) and tensor.device == input.device for tensor in (input, *indices)):
+        return
+    if not all(index.dtype in (torch.int32, torch.int64) for index in indices):
         return
     slots = inv_permuted_idx if inv_permuted_idx is not None else topk_ids
     if slots is None or slots.dim() != 2 or (topk_ids is not None and topk_ids.shape != slots.shape):
@@ -51,9 +55,9 @@ def _check_below(name: str, indices: Tensor, reads: Tensor, count: int, counted:
         )
 
 
-def _has_values(tensor: Tensor | None) -> bool:
-    if tensor is None:
-        return True
-    under_a_mode = _len_torch_dispatch_stack() or peek_interpreter_stack() is not None
-    is_dense = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and not tensor.is_meta
-    return is_dense and not under_a_mode
+def _has_values(tensor: Tensor) -> bool:
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided or tensor.is_nested:
+        return False
+    if tensor.is_meta or _len_torch_dispatch_stack() or peek_interpreter_stack() is not None:
+        return False
+    return tensor.numel() == 0 or tensor.data_ptr() != 0

@@ -14,7 +14,8 @@ def moe_sum(input: Tensor, output: Tensor, topk_ids: Tensor | None = None, exper
         input: ``[tokens, topk, hidden]``.
         output: ``[tokens, hidden]``.
         topk_ids: ``[tokens, topk]``, int32 or int64: slots of experts that are not local are skipped, and not read.
-        expert_map: ``[experts]``, int32: local index of each expert, negative where it is not local.
+        expert_map: ``[experts]``, int32: local index of each expert, negative where it is not local; only with
+            ``topk_ids``.
     """
     expect_tensors(output=output)
     sum_reduce(input, output, topk_ids=topk_ids, expert_map=expert_map)
