@@ -10,6 +10,9 @@
 namespace moe_cute {
 namespace {
 
+// A loop over slots counts them in an int32, up to 16 at a time, and goes on to the first count past the last slot.
+constexpr int64_t kMostTopk = std::numeric_limits<int32_t>::max() - 32;
+
 void check_input(Call const& call) {
   expect_ranks(call.input, call.inv_permuted_idx);
   expect_floating("input", call.input);
@@ -122,8 +125,9 @@ SumReduceArguments checked(Call const& call) {
   int64_t const tokens = permuted ? call.inv_permuted_idx.sizes[0] : input.sizes[0];
   int64_t const topk = permuted ? call.inv_permuted_idx.sizes[1] : input.sizes[1];
   int64_t const hidden = input.sizes[input.rank - 1];
-  if (topk > std::numeric_limits<int32_t>::max()) {
-    throw ArgumentError("input", "of topk " + std::to_string(topk), "a topk of at most 2147483647");
+  if (topk > kMostTopk) {
+    throw ArgumentError(permuted ? "inv_permuted_idx" : "input", "of topk " + std::to_string(topk),
+                        "a topk of at most " + std::to_string(kMostTopk));
   }
   check_output(call, tokens, hidden);
   check_routing(call, tokens, topk);

@@ -57,17 +57,15 @@ PyObject* sum_reduce(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Call const call = call_of(tensors, number_of(args[2]), view_of);
 
     RunOptions options;
-    int const pdl = PyObject_IsTrue(args[3]);
-    if (pdl < 0) return nullptr;
-    options.programmatic_dependent_launch = pdl;
+    if (!PyBool_Check(args[3])) throw ArgumentError("pdl", "of another type", "True or False", true);
+    options.programmatic_dependent_launch = args[3] == Py_True;
     options.parallel_for = on_torch_threads;
     if (count > 4 && args[10] != Py_None) {
       Py_ssize_t length = 0;
       options.variant = PyUnicode_AsUTF8AndSize(args[10], &length);
       if (options.variant == nullptr) return nullptr;
       if (std::strlen(options.variant) != std::size_t(length))
-        throw ArgumentError("variant", "a name with a null character",
-                            "one that moe_cute.explain does not refuse, or None");
+        throw ArgumentError("variant", "a name with a null character", "one of moe_cute.variants(), or None");
     }
     if (count == 13) {
       options.threads = static_cast<int>(PyLong_AsLong(args[11]));

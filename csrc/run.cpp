@@ -51,7 +51,7 @@ Choice choice_for(SumReduceArguments const& call, Machine const& machine, Predec
     Choice const choice = choose_by_name(name, call, machine, predecessor, refusal);
     if (choice.variant == nullptr)
       throw ArgumentError("variant", std::string(name) + ", but " + refusal,
-                          "one that moe_cute.explain does not refuse, or None");
+                          "one of moe_cute.variants() that moe_cute.explain does not refuse, or None");
     return choice;
   }
   Choice const choice = remembered_choice(call, machine, predecessor);

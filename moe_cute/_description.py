@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from moe_cute._checks import name_of
 from moe_cute._extension import _C
 
 Description = tuple[tuple[int, ...], tuple[int, ...], str, str, int, int]
@@ -18,9 +19,8 @@ def description(tensor: Any, place: int) -> Description | None:
     has_memory = isinstance(tensor, Tensor) and not tensor.is_meta and not isinstance(tensor, FakeTensor)
     # Beyond every address of a process, and far apart: what is only described overlaps with nothing.
     address = (has_memory and tensor.data_ptr()) or (place + 1) << 48
-    dtype = str(tensor.dtype).removeprefix("torch.")
     device = tensor.device
-    return tuple(tensor.shape), tuple(tensor.stride()), dtype, device.type, device.index or 0, address
+    return tuple(tensor.shape), tuple(tensor.stride()), name_of(tensor.dtype), device.type, device.index or 0, address
 
 
 def check_described(input: Tensor, output: Tensor, scale: Any, *others: Tensor | None) -> None:

@@ -22,7 +22,10 @@ from torch.compiler import is_compiling
 from moe_cute._checking_mode import CHECKING, check_ids_and_rows
 from moe_cute._checks import (
     clearer,
+    expect_dtype,
+    expect_out_dtype,
     expect_ranks,
+    of_made_output,
     refusal_of,
     refuse_gradient,
     refuse_unusable,
@@ -136,7 +139,7 @@ def sum_reduce(
         if target is None:
             target = _empty_output(input, inv_permuted_idx, out_dtype)
         else:
-            _expect_dtype(target, out_dtype)
+            expect_out_dtype(out_dtype, target)
         if fused:
             _direct(input, target, routed_scaling_factor, pdl, *extras, variant)  # type: ignore[call-arg]
         else:
@@ -144,7 +147,8 @@ def sum_reduce(
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         if isinstance(input, Tensor) and input.is_meta:  # shapes alone: the fake kernel knows them
             return _through_dispatcher(input, output, routed_scaling_factor, extras, out_dtype, variant, pdl)
-        raise clearer(error, routed_scaling_factor, variant, input=input, output=output, **_named(extras)) from None
+        options = (routed_scaling_factor, out_dtype, variant, pdl)
+        raise clearer(error, *options, input=input, output=output, **_named(extras)) from None
     if output is not None:
         _increment_version((output,))
     return target
@@ -186,12 +190,8 @@ def _empty_output(input: Tensor, inv_permuted_idx: Tensor | None, out_dtype: tor
     # A tuple in place of two numbers, and a keyword, each cost a quarter of a microsecond.
     if out_dtype is None:
         return input.new_empty(tokens, shape[-1])
+    expect_dtype("out_dtype", out_dtype)  # new_empty takes Python's own types too
     return input.new_empty(tokens, shape[-1], dtype=out_dtype)
-
-
-def _expect_dtype(output: Tensor, out_dtype: torch.dtype | None) -> None:
-    if out_dtype is not None and out_dtype != output.dtype:
-        raise TypeError(f"out_dtype: was {out_dtype}; allowed: the output's {output.dtype}, or None")
 
 
 def _through_dispatcher(
@@ -207,7 +207,7 @@ def _through_dispatcher(
         input = input.resolve_neg()
         extras = tuple(tensor.resolve_neg() if isinstance(tensor, Tensor) else tensor for tensor in extras)
     tensors = _named(extras)
-    refuse_unusable(routed_scaling_factor, variant, input=input, output=output, **tensors)
+    refuse_unusable(routed_scaling_factor, out_dtype, variant, pdl, input=input, output=output, **tensors)
     keywords = {**tensors, "variant": variant, "pdl": pdl}
     if output is None:
         made: Tensor = _ask_operator(_ops.sum_reduce, input, routed_scaling_factor, out_dtype=out_dtype, **keywords)
@@ -217,7 +217,6 @@ def _through_dispatcher(
         written = output.resolve_neg()
         _through_dispatcher(input, written, routed_scaling_factor, extras, out_dtype, variant, pdl)
         return output.copy_(written)
-    _expect_dtype(output, out_dtype)
     _ask_operator(_ops.sum_reduce_out, input, output, routed_scaling_factor, **keywords)
     return output
 
@@ -230,4 +229,5 @@ def _ask_operator(operator: Any, *arguments: Any, **keywords: Any) -> Any:
     except NotImplementedError:  # is a RuntimeError: a tangent
         raise
     except (ValueError, RuntimeError) as error:
-        raise refusal_of(error) from None
+        refusal = refusal_of(error)
+        raise (of_made_output(refusal) if "out_dtype" in keywords else refusal) from None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe_cute import _backward, _extension  # noqa: F401  (loading the extension defines the operators)
 from moe_cute._autograd import refuse_tangents, register_gradient
-from moe_cute._checks import expect_ranks, refuse_gradient, refuse_mixed_devices
+from moe_cute._checks import expect_ranks, of_made_output, refuse_gradient, refuse_mixed_devices
 from moe_cute._description import check_described
 
 _ops = torch.ops.moe_cute
@@ -37,7 +37,10 @@ def _(
     refuse_mixed_devices(input, **dict(zip(OPTIONAL_TENSORS, others, strict=True)))
     tokens = (input if inv_permuted_idx is None else inv_permuted_idx).shape[0]
     output = input.new_empty((tokens, input.shape[-1]), dtype=out_dtype)
-    check_described(input, output, routed_scaling_factor, *others)
+    try:
+        check_described(input, output, routed_scaling_factor, *others)
+    except TypeError as error:
+        raise of_made_output(error) from None
     return output
 
 

@@ -96,7 +96,8 @@ def test_meta_tensors() -> None:
 WRONG_CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "input": ({"input": torch.ones(3, 4, 16).int()}, r"input: was of dtype int32"),
     "complex": ({"input": torch.ones(3, 4, 16, dtype=torch.complex64)}, r"input: was of dtype complex64"),
-    "out_dtype": ({"out_dtype": torch.int32}, r"output: was of dtype int32"),
+    "out_dtype": ({"out_dtype": torch.int32}, r"out_dtype: was torch.int32"),
+    "float64": ({"out_dtype": torch.float64}, r"out_dtype: was torch.float64; allowed: float32 as the input"),
     "topk_weights": ({"topk_weights": torch.ones(9, 9)}, r"topk_weights: was of shape \[9, 9\].* = \[3, 4\]"),
     "expert_map": ({"expert_map": torch.ones(4).int()}, r"expert_map: was given without topk_ids"),
     "output": ({"output": torch.ones(9, 9, 9)}, r"output: was of shape \[9, 9, 9\]"),

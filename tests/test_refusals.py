@@ -53,7 +53,8 @@ WRONG_VALUES: list[Case] = [
     ("shared_output", zeros(8), r"of shape \[8\]", OUTPUTS),
     ("num_tokens", zeros(2, dtype=INT32), r"of shape \[2\]", "one element"),
     ("num_tokens", zeros(0, dtype=INT32), r"of shape \[0\]", "one element"),
-    ("variant", "", "but there is no variant of that name", "one that moe_cute.explain does not refuse, or None"),
+    ("variant", "", "but there is no variant of that name", r"one of moe_cute.variants\(\) that moe_cute.explain"),
+    ("variant", "\ud800", r"'\\ud800'", r"one of moe_cute.variants\(\), or None"),
 ]
 
 
@@ -73,6 +74,10 @@ WRONG_TYPES: list[Case] = [
     *wrong_dtypes("shared_output", (3, 8), "the output's bfloat16", torch.float32, torch.int32),
     *wrong_dtypes("num_tokens", (1,), "int32", torch.int64, torch.float32),
     ("out_dtype", torch.float32, "torch.float32", "the output's torch.bfloat16, or None"),
+    ("out_dtype", "bfloat16", "of type str", "a torch.dtype"),
+    ("pdl", "no", "of type str", "True or False"),
+    ("pdl", zeros(dtype=torch.bool), "of type Tensor", "True or False"),
+    ("pdl", 1, "of type int", "True or False"),
     ("input", None, "None", "a torch.Tensor"),
     ("input", [[[1.0]]], "of type list", "a torch.Tensor"),
     ("input", torch.zeros(3, 2, 8).numpy(), "of type ndarray", "a torch.Tensor"),
@@ -190,6 +195,23 @@ def test_expert_map(device: torch.device) -> None:
     out.assert_untouched()
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+@pytest.mark.parametrize("argument", ["input", "output", "topk_weights", "topk_ids", "shared_output"])
+def test_what_torch_cannot_hand_over(argument: str) -> None:
+    """Both ways, with the names of what torch itself would not say so."""
+    arguments, out = good(torch.device("cpu"))
+    nested = torch.nested.nested_tensor([torch.ones(TOPK, HIDDEN), torch.ones(1, HIDDEN)])
+    bits = torch.zeros(TOKENS, TOPK, dtype=torch.uint8).view(torch.bits8)
+    allowed = "int32 or int64" if argument == "topk_ids" else ANY_FLOAT
+    for requires_grad in (False, True):
+        if requires_grad and argument not in ("input", "output"):
+            del arguments["output"]
+            arguments["input"].requires_grad_()
+        refused(arguments | {argument: nested}, TypeError, argument, "a nested tensor", "a dense tensor")
+        refused(arguments | {argument: bits}, TypeError, argument, "of dtype bits8", allowed)
+    out.assert_untouched()
+
+
 @pytest.mark.filterwarnings("ignore:.*quantized")
 def test_quantized() -> None:
     arguments, out = good(torch.device("cpu"))
@@ -197,6 +219,8 @@ def test_quantized() -> None:
     refused(arguments | {"input": quantized}, TypeError, "input", "quantized", ANY_FLOAT)
     out.assert_untouched()
     refused(arguments | {"output": quantized[:, 0]}, TypeError, "output", "quantized", ANY_FLOAT)
+    ids = torch.quantize_per_tensor(torch.zeros(TOKENS, TOPK), 0.1, 0, torch.qint32)
+    refused(arguments | {"topk_ids": ids}, TypeError, "topk_ids", "quantized", "int32 or int64")
 
 
 # Autograd
@@ -276,7 +300,13 @@ def test_the_operator_refuses_a_write_that_autograd_cannot_follow(device: torch.
         ("topk_weights", zeros(TOKENS, 9, dtype=FLOAT32), ValueError, r"of shape \[3, 9\]"),
         ("inv_permuted_idx", zeros(dtype=INT32), ValueError, r"of shape \[\]"),
         ("input", zeros(8), ValueError, r"of shape \[8\]"),
-        ("out_dtype", torch.int32, TypeError, "of dtype int32"),
+        ("out_dtype", torch.int32, TypeError, "torch.int32"),
+        ("out_dtype", torch.float64, TypeError, "torch.float64"),
+        ("out_dtype", torch.bits8, TypeError, "torch.bits8"),
+        ("out_dtype", lambda device: float, TypeError, "of type type"),
+        ("pdl", 0, TypeError, "of type int"),
+        ("variant", "a\0b", ValueError, "a name with a null character"),
+        ("variant", "\ud800", ValueError, r"'\\ud800'"),
         ("routed_scaling_factor", 10**400, ValueError, "an int beyond float64"),
     ],
 )
@@ -291,7 +321,7 @@ def test_both_ways_refuse_alike(
         arguments["input"] = arguments["input"].flatten(0, 1)
     for requires_grad in (False, True):
         arguments["input"].requires_grad_(requires_grad)
-        refused(arguments, error, "output" if argument == "out_dtype" else argument, was, "")
+        refused(arguments, error, argument, was, "")
 
 
 def test_a_tensor_whose_memory_is_gone(device: torch.device) -> None:
@@ -332,8 +362,21 @@ def test_an_address_between_elements(argument: str) -> None:
 def test_a_name_with_a_null_character(device: torch.device) -> None:
     arguments, out = good(device)
     name = f"{moe_cute.explain(arguments['input']).variant}\0x"
-    refused(arguments | {"variant": name}, ValueError, "variant", "a name with a null character", "explain")
+    refused(arguments | {"variant": name}, ValueError, "variant", "a name with a null character", "None")
     out.assert_untouched()
+    with pytest.raises((RuntimeError, ValueError), match="variant: was a name with a null character"):
+        torch.ops.moe_cute.sum_reduce(arguments["input"], variant=name)
+
+
+@pytest.mark.parametrize("permuted", [False, True], ids=["in-place", "inv_permuted_idx"])
+def test_more_slots_than_loops_can_count(permuted: bool) -> None:
+    topk = 2**31 - 32
+    input = torch.ones(1, 1, 8).expand(1, topk, 8)
+    arguments = {"input": input}
+    if permuted:
+        arguments = {"input": input[0, :1], "inv_permuted_idx": torch.zeros(1, 1, dtype=torch.int32).expand(1, topk)}
+    name = "inv_permuted_idx" if permuted else "input"
+    refused(arguments, ValueError, name, f"of topk {topk}", "a topk of at most 2147483615")
 
 
 def test_meta_tensors_beside_others() -> None:
@@ -345,3 +388,6 @@ def test_meta_tensors_beside_others() -> None:
     output = torch.ones(TOKENS, HIDDEN, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"^topk_weights: was on meta; allowed: the input's device, cpu"):
         torch.ops.moe_cute.sum_reduce_out(arguments["input"], output, 1.0, weights)
+    arguments["input"] = arguments["input"].to("meta")
+    for name, value in {"topk_weights": weights.new_ones(TOKENS, TOPK, device="cpu"), "output": output}.items():
+        refused(arguments | {name: value}, ValueError, name, "on cpu", "the input's device, meta")

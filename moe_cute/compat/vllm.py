@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from moe_cute._checks import expect_dense_tensors, expect_tensors, renamed
+from moe_cute._checks import ANY_INDEX, expect_dense_tensors, expect_tensors, name_of, renamed
 from moe_cute._front import sum_reduce
 
 
@@ -70,7 +70,7 @@ def _expect_offsets(offsets: Tensor, inv_permuted_idx: Tensor) -> None:
     expect_dense_tensors(expert_first_token_offset=offsets)
     for name, index in {"inv_permuted_idx": inv_permuted_idx, "expert_first_token_offset": offsets}.items():
         if index.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"{name}: was of dtype {str(index.dtype)[6:]}; allowed: int32 or int64")
+            raise TypeError(f"{name}: was of dtype {name_of(index.dtype)}; allowed: {ANY_INDEX}")
     if offsets.dim() != 1 or offsets.shape[0] == 0:
         raise ValueError(
             f"expert_first_token_offset: was of shape {list(offsets.shape)}; allowed: shape [local experts + 1]"
