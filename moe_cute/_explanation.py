@@ -1,5 +1,7 @@
 """`explain`: which variant a call takes, and why each better one was refused."""
 
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,11 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_cute._checks import (
+    expect_bool,
+    expect_dense_tensors,
+    expect_dtype,
+    expect_int,
+    expect_out_dtype,
+    of_made_output,
+)
 from moe_cute._description import description
 from moe_cute._extension import _C
+from moe_cute._limits import (
+    FIRST_ARCHITECTURE,
+    LAST_ARCHITECTURE,
+    MOST_ELEMENTS,
+    MOST_L2_MIB,
+    MOST_MULTIPROCESSORS,
+)
 
-FIRST_ARCHITECTURE = 80
-MOST_L2_MIB = 1 << 20
 BEHIND = ("trigger", "ordinary")
 
 
@@ -86,26 +101,40 @@ def explain(
 
     Raises:
         ValueError, TypeError: as ``sum_reduce``.
+        RuntimeError: there is no GPU to ask for its architecture.
     """
-    if architecture != 0 and architecture < FIRST_ARCHITECTURE:
-        raise ValueError(f"architecture: was {architecture}; allowed: 0, or {FIRST_ARCHITECTURE} and above")
-    if multiprocessors < 1:
-        raise ValueError(f"multiprocessors: was {multiprocessors}; allowed: 1 and above")
+    for name, number in {"architecture": architecture, "multiprocessors": multiprocessors, "l2_mib": l2_mib}.items():
+        expect_int(name, number)
+    if architecture != 0 and not FIRST_ARCHITECTURE <= architecture <= LAST_ARCHITECTURE:
+        allowed = f"0, or {FIRST_ARCHITECTURE} to {LAST_ARCHITECTURE}"
+        raise ValueError(f"architecture: was {architecture}; allowed: {allowed}")
+    if not 1 <= multiprocessors <= MOST_MULTIPROCESSORS:
+        raise ValueError(f"multiprocessors: was {multiprocessors}; allowed: 1 to {MOST_MULTIPROCESSORS}")
     if not 1 <= l2_mib <= MOST_L2_MIB:
         raise ValueError(f"l2_mib: was {l2_mib}; allowed: 1 to {MOST_L2_MIB}")
     if behind not in BEHIND:
         raise ValueError(f"behind: was {behind!r}; allowed: {', '.join(map(repr, BEHIND))}")
-    given = input if isinstance(input, Tensor) else _Described("input", tuple(input), dtype, torch.device(device))
-    if isinstance(inv_permuted_idx, bool):
-        raise TypeError(f"inv_permuted_idx: was {inv_permuted_idx}; allowed: a tensor, or its shape (tokens, topk)")
-    slots = given if inv_permuted_idx is None else inv_permuted_idx
-    tokens, topk = (*(slots if isinstance(slots, Sequence) else slots.shape), 0, 0)[:2]
+    expect_bool("pdl", pdl)
+    expect_dtype("dtype", dtype)
+    if output is not None:
+        expect_dense_tensors(output=output)
+    expect_out_dtype(out_dtype, output)
+    given = _given_input(input, dtype, device)
+    slots = given.shape[:2] if inv_permuted_idx is None else _shape_of_slots(inv_permuted_idx)
+    tokens, topk = (*slots, 0, 0)[:2]
     hidden = given.shape[-1] if len(given.shape) else 0
     result_dtype = output.dtype if output is not None else out_dtype or given.dtype
 
     def described(name: str, tensor: Any, shape: tuple[int, ...], default: torch.dtype) -> Any:
-        if tensor is None or tensor is False or isinstance(tensor, Tensor):
-            return None if tensor is False else tensor
+        if isinstance(tensor, Tensor):
+            expect_dense_tensors(**{name: tensor})
+            return tensor
+        if tensor is None or tensor is False:
+            return None
+        if tensor is not True:
+            raise TypeError(
+                f"{name}: was of type {type(tensor).__name__}; allowed: a torch.Tensor, True, False or None"
+            )
         return _Described(name, shape, default, given.device)
 
     tensors = (
@@ -114,14 +143,55 @@ def explain(
         described("topk_weights", topk_weights, (tokens, topk), torch.float32),
         described("topk_ids", topk_ids, (tokens, topk), torch.int32),
         described("expert_map", expert_map, (1,), torch.int32),
-        described("inv_permuted_idx", inv_permuted_idx, (tokens, topk), torch.int32),
+        inv_permuted_idx
+        if inv_permuted_idx is None or isinstance(inv_permuted_idx, Tensor)
+        else _Described("inv_permuted_idx", (tokens, topk), torch.int32, given.device),
         described("shared_output", shared_output, (tokens, hidden), result_dtype),
         described("num_tokens", num_tokens, (1,), torch.int32),
     )
     descriptions = (description(tensor, place) for place, tensor in enumerate(tensors))
-    choice = _C.explain(*descriptions, 1.0, architecture, multiprocessors, l2_mib, behind if pdl else "nothing")
+    machine = (architecture, multiprocessors, l2_mib)
+    try:
+        choice = _C.explain(*descriptions, 1.0, *machine, behind if pdl else "nothing")
+    except TypeError as error:
+        raise (error if output is not None else of_made_output(error)) from None
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"device: was {given.device}, which does not answer ({error}); allowed: a GPU that does, or the "
+            "architecture of the one you mean"
+        ) from error
     variant, threads, prefetch, measured, refused = choice
     return Explanation(variant, threads, prefetch, measured, tuple(refused))
+
+
+def _given_input(input: Any, dtype: torch.dtype, device: Any) -> Any:
+    if isinstance(input, Tensor):
+        expect_dense_tensors(input=input)
+        return input
+    shape = _shape("input", input, "(tokens, topk, hidden)")
+    try:
+        place = torch.device(device)
+    except (TypeError, RuntimeError):
+        raise ValueError(f"device: was {device!r}; allowed: cpu or cuda") from None
+    return _Described("input", shape, dtype, place)
+
+
+def _shape_of_slots(inv_permuted_idx: Any) -> tuple[int, ...]:
+    if isinstance(inv_permuted_idx, Tensor):
+        expect_dense_tensors(inv_permuted_idx=inv_permuted_idx)
+        return tuple(inv_permuted_idx.shape)
+    shape = _shape("inv_permuted_idx", inv_permuted_idx, "(tokens, topk)")
+    if len(shape) != 2 or min(shape) < 0:
+        raise ValueError(f"inv_permuted_idx: was of shape {list(shape)}; allowed: shape [tokens, topk]")
+    return shape
+
+
+def _shape(name: str, value: Any, dimensions: str) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(size) for size in value)
+    except TypeError:
+        was = value if isinstance(value, (tuple, list)) else f"of type {type(value).__name__}"
+        raise TypeError(f"{name}: was {was}; allowed: a torch.Tensor, or its shape {dimensions}") from None
 
 
 class _Described:
@@ -130,6 +200,8 @@ class _Described:
     def __init__(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         if any(size < 0 for size in shape):
             raise ValueError(f"{name}: was of shape {list(shape)}; allowed: sizes of 0 and above")
+        if math.prod(max(size, 1) for size in shape) > MOST_ELEMENTS:
+            raise ValueError(f"{name}: was of shape {list(shape)}; allowed: at most {MOST_ELEMENTS} elements")
         self.shape, self.dtype, self.device = shape, dtype, device
 
     def stride(self) -> tuple[int, ...]:

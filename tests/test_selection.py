@@ -537,23 +537,62 @@ def test_explain_prints_the_reasons() -> None:
     assert told.as_dict()["variant"] == told.variant
 
 
+SLOTS = r"allowed: shape \[tokens, topk\]"
+FLAG = "allowed: a torch.Tensor, True, False or None"
+DENSE = torch.zeros(3, 2, 64)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized")
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ({"input": (3, 64)}, ValueError, r"input: was of shape \[3, 64\]; allowed: "),
+        ({"input": (-3, 2, 64)}, ValueError, r"input: was of shape \[-3, 2, 64\]; allowed: "),
+        ({"input": (3, 2, 2**61)}, ValueError, r"input: was of shape \[3, 2, \d+\]; allowed: at most "),
+        ({"input": 5}, TypeError, r"input: was of type int; allowed: a torch.Tensor, or its shape"),
+        ({"input": (3, 2.5, 64)}, TypeError, r"input: was \(3, 2.5, 64\); allowed: a torch.Tensor, or its shape"),
+        ({"input": DENSE.to_sparse()}, TypeError, r"input: was of layout torch.sparse_coo; allowed: a dense"),
+        ({"dtype": torch.int32}, TypeError, r"input: was of dtype int32; allowed: "),
+        ({"dtype": "float32"}, TypeError, r"dtype: was of type str; allowed: a torch.dtype"),
+        ({"device": "gpu"}, ValueError, r"device: was 'gpu'; allowed: cpu or cuda"),
+        ({"output": (3, 64)}, TypeError, r"output: was of type tuple; allowed: a torch.Tensor"),
+        ({"out_dtype": torch.float16}, TypeError, r"out_dtype: was torch.float16; allowed: bfloat16 as the input"),
+        ({"out_dtype": "float32"}, TypeError, r"out_dtype: was of type str; allowed: a torch.dtype"),
+        (
+            {"input": DENSE, "output": DENSE[:, 0].clone(), "out_dtype": torch.float16},
+            TypeError,
+            "out_dtype: was torch",
+        ),
+        ({"topk_weights": 1}, TypeError, f"topk_weights: was of type int; {FLAG}"),
+        ({"topk_ids": [1, 2]}, TypeError, f"topk_ids: was of type list; {FLAG}"),
+        ({"topk_weights": DENSE[..., 0].to_sparse()}, TypeError, "topk_weights: was of layout torch.sparse_coo"),
+        ({"input": (6, 64), "inv_permuted_idx": True}, TypeError, r"inv_permuted_idx: was of type bool; allowed: "),
+        ({"input": (6, 64), "inv_permuted_idx": 3}, TypeError, r"inv_permuted_idx: was of type int; allowed: "),
+        ({"input": (6, 64), "inv_permuted_idx": (4,)}, ValueError, rf"inv_permuted_idx: was of shape \[4\]; {SLOTS}"),
+        ({"input": (6, 64), "inv_permuted_idx": (4, 2, 1)}, ValueError, rf"inv_permuted_idx: was of .*; {SLOTS}"),
+        ({"input": (6, 64), "inv_permuted_idx": (-4, 2)}, ValueError, rf"inv_permuted_idx: was of .*; {SLOTS}"),
+        ({"architecture": 75}, ValueError, r"architecture: was 75; allowed: 0, or 80 to "),
+        ({"architecture": 2**40}, ValueError, r"architecture: was \d+; allowed: 0, or 80 to "),
+        ({"architecture": "90"}, TypeError, r"architecture: was of type str; allowed: an int"),
+        ({"multiprocessors": 0}, ValueError, r"multiprocessors: was 0; allowed: 1 to "),
+        ({"l2_mib": 0}, ValueError, r"l2_mib: was 0; allowed: 1 to "),
+        ({"behind": "both"}, ValueError, r"behind: was 'both'; allowed: 'trigger', 'ordinary'"),
+        ({"pdl": "no"}, TypeError, r"pdl: was of type str; allowed: True or False"),
+    ],
+    ids=str,
+)
+def test_explain_refuses(call: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        moe_cute.explain(**{"input": (3, 2, 64)} | call)
+
+
 def test_explain_refuses_what_sum_reduce_refuses(device: torch.device) -> None:
-    with pytest.raises(ValueError, match=r"^input: was of shape \[3, 64\]; allowed: "):
-        moe_cute.explain((3, 64), device=device)
-    with pytest.raises(TypeError, match=r"^input: was of dtype int32; allowed: "):
-        moe_cute.explain((3, 2, 64), dtype=torch.int32, device=device)
-    with pytest.raises(ValueError, match=r"^input: was of shape \[-3, 2, 64\]; allowed: "):
-        moe_cute.explain((-3, 2, 64), device=device)
-    with pytest.raises(ValueError, match=r"^architecture: was 75; allowed: 0, or 80 and above"):
-        moe_cute.explain((3, 2, 64), device=device, architecture=75)
-    with pytest.raises(ValueError, match=r"^behind: was 'both'; allowed: 'trigger', 'ordinary'"):
-        moe_cute.explain((3, 2, 64), device=device, behind="both")
-    with pytest.raises(ValueError, match=r"^l2_mib: was 0; allowed: 1 to "):
-        moe_cute.explain((3, 2, 64), device=device, l2_mib=0)
-    with pytest.raises(ValueError, match=r"^multiprocessors: was 0; allowed: "):
-        moe_cute.explain((3, 2, 64), device=device, multiprocessors=0)
-    with pytest.raises(TypeError, match=r"^inv_permuted_idx: was True; allowed: "):
-        moe_cute.explain((6, 64), device=device, inv_permuted_idx=True)
     input = torch.zeros(3, 2, 64, device=device)
     with pytest.raises(ValueError, match=r"^output: was of shape \[3, 63\]; allowed: "):
         moe_cute.explain(input, torch.zeros(3, 63, device=device))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to ask")
+def test_explain_for_a_gpu_that_is_not_here() -> None:
+    with pytest.raises(RuntimeError, match=r"^device: was cuda, which does not answer .* the architecture of the one"):
+        moe_cute.explain((3, 2, 64), device="cuda")
