@@ -13,6 +13,13 @@ from rich.table import Table
 
 import moe_cute
 from moe_cute import _doctor
+from moe_cute._limits import (
+    FIRST_ARCHITECTURE,
+    LAST_ARCHITECTURE,
+    MOST_ELEMENTS,
+    MOST_L2_MIB,
+    MOST_MULTIPROCESSORS,
+)
 
 OUTPUT_WIDTH = 200  # of a file or a pipe, which have none of their own
 
@@ -44,8 +51,8 @@ class DType(str, Enum):
 
 
 def _size(text: str) -> int:
-    if not text.isdecimal():
-        raise typer.BadParameter(f"was {text!r}; allowed: a whole number from 0")
+    if not text.isdecimal() or len(text) > len(str(MOST_ELEMENTS)) or int(text) > MOST_ELEMENTS:
+        raise typer.BadParameter(f"was {text!r}; allowed: a whole number from 0 to {MOST_ELEMENTS}")
     return int(text)
 
 
@@ -104,10 +111,20 @@ def explain(
     dtype: Annotated[DType, typer.Option(help="Of the input.")] = DType.bfloat16,
     device: Annotated[Backend, typer.Option(help="Where the input is.")] = Backend.cpu,
     architecture: Annotated[
-        int | None, typer.Option(min=80, help="Of the GPU, 90 for sm_90: needed where there is no GPU to ask.")
+        int | None,
+        typer.Option(
+            min=FIRST_ARCHITECTURE,
+            max=LAST_ARCHITECTURE,
+            help="Of the GPU, 90 for sm_90: needed where there is no GPU to ask.",
+        ),
     ] = None,
-    multiprocessors: Annotated[int, typer.Option(min=1, help="Of that GPU; with --architecture.")] = 132,
-    l2_mib: Annotated[int, typer.Option(min=1, help="MiB of its L2 cache; likewise.")] = 50,
+    multiprocessors: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_MULTIPROCESSORS, help="Of that GPU; with --architecture. Default: 132"),
+    ] = None,
+    l2_mib: Annotated[
+        int | None, typer.Option(min=1, max=MOST_L2_MIB, help="MiB of its L2 cache; likewise. Default: 50")
+    ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="With topk_weights.")] = False,
     ids: Annotated[bool, typer.Option("--ids", help="With topk_ids.")] = False,
     permuted: Annotated[bool, typer.Option("--permuted", help="With inv_permuted_idx.")] = False,
@@ -126,6 +143,10 @@ def explain(
     """
     if architecture is not None and device is Backend.cpu:
         raise typer.BadParameter("goes with --device cuda", param_hint="--architecture")
+    of_the_gpu = {"--multiprocessors": multiprocessors, "--l2-mib": l2_mib}
+    for option, value in of_the_gpu.items():
+        if value is not None and architecture is None:
+            raise typer.BadParameter("goes with --architecture", param_hint=option)
     _refuse_unless_loaded()
     import torch
 
@@ -141,17 +162,15 @@ def explain(
             num_tokens=num_tokens,
             out_dtype=getattr(torch, out_dtype.value) if out_dtype else None,
             architecture=architecture or 0,
-            multiprocessors=multiprocessors,
-            l2_mib=l2_mib,
+            multiprocessors=multiprocessors or 132,
+            l2_mib=l2_mib or 50,
             pdl=pdl,
             behind=behind.value,
         )
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     except RuntimeError as error:
-        raise typer.BadParameter(
-            f"the GPU does not answer ({error}): give the one you mean by --architecture", param_hint="--device"
-        ) from error
+        raise typer.BadParameter(str(error), param_hint="--device") from error
     typer.echo(json.dumps(explanation.as_dict(), indent=2) if as_json else str(explanation))
     if explanation.variant is None:
         raise typer.Exit(1)

@@ -59,6 +59,11 @@ def test_explain() -> None:
         (["explain", "64", "8", "2048", "--behind", "nothing"], "ordinary"),
         (["explain", "64", "8"], "HIDDEN"),
         (["explain", "64", "eight", "2048"], "TOPK"),
+        (["explain", "99999999999999999999", "8", "2048"], "TOKENS"),
+        (["explain", "64", "8", "2048", "--device", "cuda", "--architecture", "99999999999"], "--architecture"),
+        (["explain", "64", "8", "2048", "--architecture", "90"], "--architecture: goes with --device cuda"),
+        (["explain", "64", "8", "2048", "--multiprocessors", "78"], "--multiprocessors: goes with --architecture"),
+        (["explain", "64", "8", "2048", "--l2-mib", "60"], "--l2-mib: goes with --architecture"),
         (["diagnose"], "diagnose"),
     ],
 )
