@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function, unwrap_dead_wrappers
 from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
 
 
 def register_gradient(
@@ -26,12 +25,13 @@ def register_gradient(
         with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
             return call(*arguments)
 
-    # functorch comes to this kernel once for each of its levels, and is to add none of its own.
     members = {
         "forward": staticmethod(forward),
         "backward": staticmethod(lambda ctx, grad: (None, *backward(ctx, grad))),
     }
-    function: Any = type(f"GradientOf{operator._opname}", (_SingleLevelFunction,), members)
+    function: Any = type(f"GradientOf{operator._opname}", (torch.autograd.Function,), members)
+    # Past Function's own, which sees to all of functorch's levels at once: to this kernel they come one by one.
+    apply = super(torch.autograd.Function, function).apply
 
     def autograd(keyset: Any, *arguments: Any, **keywords: Any) -> Tensor:
         def call(*arguments: Any) -> Tensor:
@@ -43,7 +43,7 @@ def register_gradient(
         refuse_tangents(operator, *arguments)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
             with enable_single_level_autograd_function():
-                result: Tensor = function.apply(call, *arguments)
+                result: Tensor = apply(call, *arguments)
                 return result
         return call(*arguments)
 

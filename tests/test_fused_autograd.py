@@ -105,6 +105,17 @@ def test_compiled_fused_gradient(device: torch.device, rng: torch.Generator) -> 
         assert_same_bits(actual, expected)
 
 
+def test_compiled_autograd(device: torch.device, rng: torch.Generator) -> None:
+    """The backward pass compiled while it runs."""
+    torch.compiler.reset()
+    call, arguments = fused(fused_inputs(True, device, rng), {"inv_permuted_idx": INDEX.to(device)})
+    eager = torch.autograd.grad(call(*arguments).square().sum(), arguments)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
+        call(*arguments).square().sum().backward()
+    for actual, expected in zip(arguments, eager, strict=True):
+        assert_same_bits(actual.grad, expected)
+
+
 ALL_OPTIONS = {"topk_ids": IDS, "expert_map": EXPERT_MAP, "inv_permuted_idx": INDEX}
 READ_BY_SEVERAL = torch.tensor([[0, 5, 5], [5, 13, 0], [99, 3, 0], [-1, 5, -1]])
 
