@@ -149,7 +149,9 @@ def clearer(error: Exception, *options: object, **tensors: object) -> Exception:
 
 def of_made_output(error: Exception) -> Exception:
     """An output that is made here has the dtype that was asked for: it is that which is refused."""
-    return type(error)(re.sub("^output: was of dtype ", "out_dtype: was torch.", str(error)))
+    of_dtype = "output: was of dtype "
+    told = str(error)
+    return TypeError(f"out_dtype: was torch.{told.removeprefix(of_dtype)}") if told.startswith(of_dtype) else error
 
 
 def refuse_gradient(output: Tensor, **tensors: Tensor | None) -> None:

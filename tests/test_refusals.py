@@ -359,6 +359,20 @@ def test_an_address_between_elements(argument: str) -> None:
     assert moe_cute.sum_reduce(nothing).shape == (0, 8)
 
 
+def test_an_error_that_is_no_refusal_stays_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that torch has attached to it."""
+    failure = torch.OutOfMemoryError("no memory")
+
+    def fail(*arguments: Any) -> None:
+        raise failure
+
+    arguments, _ = good(torch.device("cpu"))
+    monkeypatch.setattr(moe_cute._front, "_direct", fail)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        moe_cute.sum_reduce(arguments["input"])
+    assert caught.value is failure
+
+
 def test_a_name_with_a_null_character(device: torch.device) -> None:
     arguments, out = good(device)
     name = f"{moe_cute.explain(arguments['input']).variant}\0x"
