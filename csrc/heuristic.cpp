@@ -46,8 +46,8 @@ bool has_many_blocks(int64_t vectors, int threads, Machine const& machine) {
 }
 
 // Without measurements: 16-byte vectors once they fill half of the GPU's thread slots, else twice the threads with half
-// the width; blocks of 256 where that leaves two for each multiprocessor; prefetch wherever launches overlap. The two
-// bounds are those of the H200's measured ladders, over its 132 multiprocessors.
+// the width; blocks of 256 where that leaves two for each multiprocessor. The two bounds are those of the H200's
+// measured ladders, over its 132 multiprocessors.
 Preference heuristic(SumReduceArguments const& call, Machine const& machine) {
   int const bytes = element_bytes(call.input_dtype);
   bool const wide = wide_vectors(call) >= int64_t(machine.multiprocessors) * 1024;

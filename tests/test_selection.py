@@ -318,6 +318,21 @@ def test_fused_calls_of_other_topks(dtype: torch.dtype, permuted: bool) -> None:
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
+@pytest.mark.parametrize("operands", [{}, {"topk_weights": True}, {"num_tokens": True}], ids=lambda each: "".join(each))
+@pytest.mark.parametrize("topk", [1, 5, 8, 12])
+def test_no_rule_prefetches_behind_an_ordinary_kernel(topk: int, operands: dict[str, Any]) -> None:
+    for tokens, hidden, architecture in product((1, 64, 3000), (2047, 2048), (90, 100)):
+        behind_trigger, behind_ordinary = (
+            moe_cute.explain(
+                (tokens, topk, hidden), device="cuda", architecture=architecture, behind=behind, **operands
+            )
+            for behind in ("trigger", "ordinary")
+        )
+        assert behind_trigger.prefetch or behind_trigger.measured or topk == 12
+        assert not behind_ordinary.prefetch or behind_ordinary.measured
+
+
+@pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
 def test_fused_kernels_have_no_larger_blocks() -> None:
     for tokens in (1, 16, 256, 4096):
         for fused in ({"topk_weights": True}, {"topk_ids": True}, {"num_tokens": True}):
