@@ -72,12 +72,28 @@ std::string refuse_far_rows(SumReduceArguments const& call) {
   return refuse_many_rows(call);
 }
 
+// Why what it reads beside a row may lie past the input's end, where that is not the end of the last token's last row;
+// empty if it cannot.
+std::string refuse_close_rows(Variant const& variant, SumReduceArguments const& call) {
+  if (!shifts(Alignment::kElement, variant.dtype, variant.vector_width, variant.epilogue)) return {};
+  auto const apart = [&](char const* rows, int64_t stride) {
+    return std::string(rows) + " are " + number(stride) + " elements apart, and it reads up to " +
+           number(variant.vector_width - 1) + " past a row's end";
+  };
+  if (call.topk > 1 && call.input_topk_stride < variant.vector_width)
+    return apart("the topk rows", call.input_topk_stride);
+  if (call.tokens > 1 && call.topk > 0 && call.input_token_stride < variant.vector_width)
+    return apart("the input's tokens", call.input_token_stride);
+  return {};
+}
+
 // Why vectors that start at any element are not in each row; empty if they are.
 std::string refuse_unaligned_vectors(Variant const& variant, SumReduceArguments const& call) {
   if (call.hidden < variant.vector_width) {
     return "hidden size " + number(call.hidden) + " is less than " + number(variant.vector_width);
   }
   std::string reason = refuse_spread(call);
+  if (reason.empty()) reason = refuse_close_rows(variant, call);
   if (reason.empty() && call.adds_to_output() && call.hidden % variant.vector_width != 0) {
     reason = "shared_output is the output, and what a row's last two vectors have in common would be added twice";
   }

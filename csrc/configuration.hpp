@@ -35,6 +35,15 @@ constexpr int element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 :
 // looks up before its rows.
 constexpr int max_threads(Epilogue epilogue) { return epilogue == Epilogue::kPlain ? 512 : 256; }
 
+// Whether vectors that may start anywhere are loaded in the aligned words that hold them, and shifted into place, not
+// element by element: where that takes half the loads or fewer. On an H200, of an input offset by one element, bfloat16
+// [1024, 8, 2048] by four took 11.1 us element by element and 9.7 so, [1024, 8, 7168] 35.3 and 31.1. By two there is
+// nothing to win, and where rows are looked up it cost 4 %.
+constexpr bool shifts(Alignment alignment, DType dtype, int vector_width, Epilogue epilogue) {
+  return alignment == Alignment::kElement && element_bytes(dtype) == 2 && vector_width >= 4 &&
+         epilogue < Epilogue::kPermuted;
+}
+
 // kHidden and kTopK are sizes, or kAny for sizes known only at run time; kVectorWidth is in elements.
 template <DType kDType_, int kHidden_, int kTopK_, int kVectorWidth_, Epilogue kEpilogue_,
           Alignment kAlignment_ = Alignment::kVector>
@@ -45,11 +54,7 @@ struct Configuration {
   static constexpr int kVectorWidth = kVectorWidth_;
   static constexpr Epilogue kEpilogue = kEpilogue_;
   static constexpr Alignment kAlignment = kAlignment_;
-
-  // What may start anywhere is loaded element by element, or, where that takes half the loads or fewer, in the aligned
-  // words that hold it. On an H200, of an input offset by one element, bfloat16 [1024, 8, 2048] by four took 11.1 us
-  // element by element and 9.7 so, [1024, 8, 7168] 35.3 and 31.1; by two there is nothing to win.
-  static constexpr bool kShifts = kAlignment == Alignment::kElement && kVectorWidth >= 4 && element_bytes(kDType) == 2;
+  static constexpr bool kShifts = shifts(kAlignment, kDType, kVectorWidth, kEpilogue);
   static constexpr int kLoadWidth = kAlignment == Alignment::kVector || kShifts ? kVectorWidth : 1;  // elements
 
   static_assert(kHidden >= 0 && kTopK >= 0 && kVectorWidth >= 1);

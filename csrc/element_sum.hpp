@@ -41,7 +41,8 @@ class Sum {
       if (!has_shared && C::kEpilogue == Epilogue::kRouted) return;
       with_output_element(finish, [&](auto element) {
         using Stored = decltype(element);
-        VectorRows<C, Stored, 1> row;
+        constexpr int kLoadWidth = C::kAlignment == Alignment::kVector ? C::kVectorWidth : 1;
+        Rows<Stored, C::kVectorWidth, 1, kLoadWidth> row;
         row.load_if(has_shared, 0, static_cast<Stored const*>(finish.shared), kMinusZeros<Stored>);
         CUTE_UNROLL
         for (int v = 0; v < C::kVectorWidth; ++v) shared_(v) = row(v, 0);

@@ -98,11 +98,13 @@ std::optional<Preference> fused_preference(SumReduceArguments const& call, Machi
 Preference unaligned_preference(SumReduceArguments const& call, Machine const& machine) {
   int const bytes = element_bytes(call.input_dtype);
   bool const loops = !has_kernel_for_topk(call.topk);
-  bool const is_fused = needed_epilogue(call) != Epilogue::kPlain;
-  bool const is_wide = bytes == 2 && call.tokens * call.hidden / 2 >= int64_t(machine.multiprocessors) * 1024;
+  bool const are_many = call.tokens * call.hidden / 2 >= int64_t(machine.multiprocessors) * 1024;
+  bool const is_wide = bytes == 2 && (are_many || (loops && call.is_permuted));
+  int const wide = loops && !call.is_permuted ? 8 : 4;
   bool const wants_one = bytes == 8 && !(loops && call.topk <= 8);
-  Preference preference{is_wide ? (loops ? 8 : 4) : wants_one ? 1 : 2, 64, true, false};
-  int const most = is_wide && (loops || (is_fused && call.topk > 2)) ? 128 : 256;
+  bool const has_many_registers = is_wide && (loops || (needed_epilogue(call) != Epilogue::kPlain && call.topk > 2));
+  Preference preference{is_wide ? wide : wants_one ? 1 : 2, 64, true, false};
+  int const most = has_many_registers ? 128 : 256;
   int64_t const vectors = call.tokens * call.hidden / preference.vector_width;
   while (preference.threads < most && has_many_blocks(vectors, preference.threads, machine)) preference.threads *= 2;
   return preference;

@@ -9,8 +9,8 @@ namespace moe_cute {
 
 #if defined(MOE_CUTE_GPU_BODY)
 // Vectors of 2-byte elements that start anywhere: each lies in two aligned words of its own size, or in one, which are
-// loaded whole and shifted into place. What they hold beside the vector is read, but not used: it shares an aligned
-// word with the input, so it exists.
+// loaded whole and shifted into place. What they hold beside the vector is read, but not used; nothing is read past the
+// input's end.
 template <class T, int kVectorWidth, int kRows>
 struct ShiftedRows {
   static_assert(sizeof(T) == 2 && kVectorWidth >= 4);
@@ -21,16 +21,28 @@ struct ShiftedRows {
   Staged staged;              // (pairs, rows)
   uint32_t first_bit[kRows];  // of the vector in its first word; any bits above
 
-  CUTE_HOST_DEVICE void load(int row, T const* address) { load_if(1, row, address); }
-  // `otherwise` repeated where `wanted` is zero.
-  CUTE_HOST_DEVICE void load_if(uint32_t wanted, int row, T const* address, uint64_t otherwise = 0) {
+  // Zeros where `wanted` is zero. Where the input ends with this vector, load_end is to follow.
+  CUTE_HOST_DEVICE void load_if(uint32_t wanted, int row, T const* address, bool ends_input) {
     auto words = cute::recast<Word>(staged(cute::_, row));  // (2)
-    uintptr_t const start = reinterpret_cast<uintptr_t>(address);
-    uint32_t const past_first = static_cast<uint32_t>(start) % kBytes;
-    Word const* const first = reinterpret_cast<Word const*>(start - past_first);
-    moe_cute::load_if<kBytes * 8>(wanted, first, words(0), otherwise);
-    moe_cute::load_if<kBytes * 8>(wanted ? past_first : 0, first + 1, words(1), otherwise);
-    first_bit[row] = static_cast<uint32_t>(start) * 8;
+    uint32_t const past_first = bytes_past_word(address);
+    moe_cute::load_if<kBytes * 8>(wanted, word_of(address), words(0));
+    moe_cute::load_if<kBytes * 8>(wanted && !ends_input ? past_first : 0, word_of(address) + 1, words(1));
+    first_bit[row] = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address)) * 8;
+  }
+
+  // The end of a vector with which the input ends, by elements.
+  CUTE_HOST_DEVICE void load_end(int row, T const* address) {
+    uint32_t const count = bytes_past_word(address) / 2;
+    auto const end = reinterpret_cast<uint16_t const*>(word_of(address) + 1);
+    cute::Tensor elements = cute::make_tensor<uint16_t>(cute::Int<kVectorWidth>{});  // (V)
+    CUTE_UNROLL
+    for (int element = 0; element < kVectorWidth; ++element) {
+      moe_cute::load_if<16>(uint32_t(element) < count, end + element, elements(element));
+    }
+    CUTE_UNROLL
+    for (int each = 0; each < kRows; ++each) {
+      if (each == row) cute::recast<Word>(staged(cute::_, each))(1) = cute::recast<Word>(elements)(0);
+    }
   }
 
   CUTE_HOST_DEVICE Accumulator<T> operator()(int element, int row) const {
@@ -51,18 +63,23 @@ struct ShiftedRows {
     return to_accumulator(T::bitcast(static_cast<uint16_t>(both >> (first_bit[row] % 32 + element % 2 * 16))));
 #endif
   }
+
+ private:
+  CUTE_HOST_DEVICE static uint32_t bytes_past_word(T const* address) {
+    return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address)) % kBytes;
+  }
+  // The first.
+  CUTE_HOST_DEVICE static Word const* word_of(T const* address) {
+    return reinterpret_cast<Word const*>(reinterpret_cast<uintptr_t>(address) - bytes_past_word(address));
+  }
 };
 
-// K vectors of elements T, of a configuration's width, that start where its input's may.
-template <class C, class T, int K>
-using VectorRows = std::conditional_t<C::kShifts, ShiftedRows<T, C::kVectorWidth, K>,  //
-                                      Rows<T, C::kVectorWidth, K, C::kLoadWidth>>;
-#else
-template <class C, class T, int K>
-using VectorRows = Rows<T, C::kVectorWidth, K>;
-#endif
-
 template <class C, int K>
-using InputRows = VectorRows<C, Element<C::kDType>, K>;
+using InputRows = std::conditional_t<C::kShifts, ShiftedRows<Element<C::kDType>, C::kVectorWidth, K>,
+                                     Rows<Element<C::kDType>, C::kVectorWidth, K, C::kLoadWidth>>;
+#else
+template <class C, int K>
+using InputRows = Rows<Element<C::kDType>, C::kVectorWidth, K>;
+#endif
 
 }  // namespace moe_cute

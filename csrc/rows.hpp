@@ -118,6 +118,28 @@ CUTE_HOST_DEVICE void round(Sum const& sum, Rounded& rounded) {
   }
 }
 
+#if defined(MOE_CUTE_GPU_BODY)
+// Stores halves that start anywhere: in words where those are aligned, else shifted into such words between two single
+// elements. On an H200, bfloat16 weighted and shared [224, 3, 5502] took 6.3 us so and 7.3 element by element; of four
+// halves the shifts cost as much as they save.
+template <class Rounded, class T>
+CUTE_HOST_DEVICE void store_halves(Rounded const& rounded, T* address) {
+  static_assert(sizeof(T) == 2);
+  auto const pairs = cute::recast<uint32_t const>(rounded);  // (V / 2)
+  constexpr int kPairs = decltype(cute::size(pairs))::value;
+  if (reinterpret_cast<uintptr_t>(address) % 4 == 0) {
+    CUTE_UNROLL
+    for (int pair = 0; pair < kPairs; ++pair) reinterpret_cast<uint32_t*>(address)[pair] = pairs(pair);
+  } else {
+    auto* const words = reinterpret_cast<uint32_t*>(address + 1);
+    address[0] = rounded(0);
+    CUTE_UNROLL
+    for (int pair = 0; pair + 1 < kPairs; ++pair) words[pair] = pairs(pair) >> 16 | pairs(pair + 1) << 16;
+    address[2 * kPairs - 1] = rounded(2 * kPairs - 1);
+  }
+}
+#endif
+
 // Rounds a sum once, to the dtype of `address`, and stores it there: in one access where it is aligned to that.
 template <Alignment kAlignment = Alignment::kVector, class Sum, class T>
 CUTE_HOST_DEVICE void store_rounded(Sum const& sum, T* address) {
@@ -130,6 +152,8 @@ CUTE_HOST_DEVICE void store_rounded(Sum const& sum, T* address) {
   constexpr int kBits = kAccessBits<T, V>;
   if (kAlignment == Alignment::kVector || reinterpret_cast<uintptr_t>(address) % (kBits / 8) == 0) {
     copy_vector<StoreVector<kBits>>(rounded, destination);
+  } else if constexpr (sizeof(T) == 2 && V == 8) {
+    store_halves(rounded, address);
   } else {
     copy_vector<StoreVector<kAccessBits<T, 1>>>(rounded, destination);
   }

@@ -77,6 +77,7 @@ struct Place {
   int64_t output;  // elements
   int64_t token;
   int64_t hidden;
+  bool is_last = false;  // of the launch; known where C::kShifts
 };
 
 template <class C>

@@ -42,10 +42,17 @@ CUTE_HOST_DEVICE void add_slot_rows(Operands<C> const& operands, Place<C> const&
   MOE_CUTE_UNROLL
   for (int k = 0; k < K; ++k) {
     T const* const address = in_row(operands, place.input, slots.row(k));
-    if (kMaySkip) {
+    if constexpr (C::kShifts) {
+      rows.load_if(!kMaySkip || slots.live(operands, k), k, address, place.is_last && first + k == topk - 1);
+    } else if (kMaySkip) {
       rows.load_if(slots.live(operands, k), k, address);
     } else {
       rows.load(k, address);
+    }
+  }
+  if constexpr (C::kShifts) {
+    if (place.is_last && topk - 1 < first + K) {
+      rows.load_end(topk - 1 - first, in_row(operands, place.input, topk - 1));
     }
   }
   // While the rows are on their way: all that is looked up beside them.

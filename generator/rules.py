@@ -44,6 +44,10 @@ def two_and_eight(dtype: DTypeName, widths: list[int]) -> list[int]:
     return [width for width in widths if width in (2, 8)]
 
 
+def two_or_8_bytes(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return [width for width in widths if width == 2 or 1 < width == 8 // DTYPES[dtype].bytes]
+
+
 def cache_line(dtype: DTypeName, widths: list[int]) -> list[int]:
     return [CPU_CACHE_LINE_BYTES // DTYPES[dtype].bytes]
 
@@ -70,14 +74,16 @@ RULES = (
     # Rows that start anywhere. Two elements, each in a load of its own, serve calls of few tokens, and four halves,
     # shifted into place, those of many. On an H200, an input offset by one element, bfloat16 and 8 experts, by one, two
     # and four elements: [1, 2048] 0.98, 0.79 and 0.84 us, [64, 2048] 1.70, 1.40 and 1.8, [1024, 2048] 11.7, 11.0 and
-    # 9.7, permuted and weighted 19.5, 13.4 and 12.3; with 2 experts [1024, 4095] 20.2, 10.5 and 7.2. Eight were slower
+    # 9.7, permuted and weighted 19.5, 13.4 and 11.8; with 2 experts [1024, 4095] 20.2, 10.5 and 7.2. Eight were slower
     # than four ([1024, 2048] 9.9, [1024, 2, 4095] 17.8), since the output is stored element by element; four of
     # float32, shifted, than two ([64, 2048] 2.09 and 2.06, [700, 7, 2047] 16.0 and 11.6).
     Rule("cuda", PLAIN + FUSED, run_time_only, numbers, up_to_8_bytes, unaligned=True),
     # Where topk is looped over, wide vectors share the loop: bfloat16 [700, 5, 4097] took 15.6 us by two elements, 12.1
-    # by four and 10.4 by eight, weighted 26.4, 15.9 and 14.5. A single element of float64 is 8 bytes already, [64, 8,
-    # 4096] took 5.6 by ones and 6.6 by twos; but [300, 3, 2879] 9.4 and 7.4, [500, 5, 2047] 13.3 and 12.1.
-    Rule("cuda", PLAIN + FUSED, run_time_only, run_time_only, two_and_eight, unaligned=True),
+    # by four and 10.4 by eight, weighted 26.4, 15.9 and 14.5; but not where rows are looked up too. A single element of
+    # float64 is 8 bytes already, [64, 8, 4096] took 5.6 by ones and 6.6 by twos; but [300, 3, 2879] 9.4 and 7.4, [500,
+    # 5, 2047] 13.3 and 12.1.
+    Rule("cuda", ("plain", "weighted"), run_time_only, run_time_only, two_and_eight, unaligned=True),
+    Rule("cuda", ("permuted",), run_time_only, run_time_only, two_or_8_bytes, unaligned=True),
     # With every stride a constant, the first load leaves earlier. On an H200, behind an ordinary kernel in a graph,
     # bfloat16 [1, 6, 2048] took 1.40 us in place of 1.44, and [16, 6, 2048] 1.50 in place of 1.56; where launches
     # overlap, it is hidden. That earns neither a loop over topk nor loads of 2 bytes, which serve odd strides;

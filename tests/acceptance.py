@@ -40,6 +40,9 @@ def accepts(variant: Variant, input: Tensor, output: Tensor, tensors: Tensors) -
         in_place = "shared_output" in tensors and tensors["shared_output"].data_ptr() == output.data_ptr()
         if in_place and input.shape[-1] % variant.vector_width:
             return False
+        rows = [stride for size, stride in zip(input.shape[:-1], input.stride()[:-1], strict=True) if size > 1]
+        if variant.shifts and 0 not in input.shape and any(stride < variant.vector_width for stride in rows):
+            return False
         return all(tensor.stride(-1) == 1 for tensor in read_or_written)
     return all(_vectors_fit(tensor, variant.vector_width) for tensor in read_or_written)
 

@@ -278,8 +278,11 @@ def test_unaligned_vectors(dtype: torch.dtype, epilogue: str, architecture: int)
             shape, dtype=dtype, device="cuda", architecture=architecture, multiprocessors=132, **fused
         )
         variant = named(found.variant)
-        loops, are_wide = topk == 3, dtype.itemsize == 2 and tokens * 4095 // 2 >= 132 * 1024
-        assert (variant.unaligned, variant.vector_width) == (True, (8 if loops else 4) if are_wide else 2)
+        loops, is_permuted = topk == 3, epilogue == "permuted"
+        are_many = tokens * 4095 // 2 >= 132 * 1024
+        are_wide = dtype.itemsize == 2 and (are_many or (loops and is_permuted))
+        wide = 8 if loops and not is_permuted else 4
+        assert (variant.unaligned, variant.vector_width) == (True, wide if are_wide else 2)
         has_many_registers = are_wide and (loops or (topk == 8 and epilogue != "plain"))
         sizes = [64, 128] if has_many_registers else [64, 128, 256]
         enough = [threads for threads in sizes if tokens * 4095 // variant.vector_width <= 4 * 132 * threads]
@@ -414,7 +417,7 @@ def test_measured_launches(path: Path) -> None:
         ((64, 5, 4096), {"topk_weights": True}, False),
         ((64, 8, 4095), {}, False),
         ((64, 8, 4096), {"num_tokens": True}, False),
-        ((64, 8, 4098), {}, False),  # by pairs, where the ladder says vectors of eight bytes
+        ((4096, 8, 4098), {}, False),  # by pairs, where the ladder says vectors of 16 bytes
     ],
 )
 def test_only_launches_of_a_ladder_are_called_measured(

@@ -32,6 +32,12 @@ class Variant:
     epilogue: str
     unaligned: bool  # its vectors may start at any element
 
+    @property
+    def shifts(self) -> bool:
+        """Whether its vectors are shifted out of aligned words, not loaded element by element."""
+        is_wide = self.dtype.itemsize == 2 and self.vector_width >= 4
+        return self.unaligned and is_wide and self.epilogue != "permuted"
+
     def why_not_here(self) -> str | None:
         """None where this machine and build can run it; whether there is a GPU is the `gpu` marker's to say."""
         if self.instruction_set is not None and not host_has(self.instruction_set):
