@@ -13,13 +13,13 @@ int64_t wide_vectors(SumReduceArguments const& call) {
   return call.tokens * call.hidden * element_bytes(call.input_dtype) / 16;
 }
 
-// Fused kernels for any topk are bound by the instructions of their loop, which wide vectors share. On an H200,
-// bfloat16 in blocks of 128, by vectors of 16, 8 and 4 bytes: weighted [214, 3, 4096] took 3.9, 5.2 and 7.5 us, [1929,
-// 7, 2880] 26.6, 36.2 and 48.9, unpermuted [709, 12, 6144] 31.8, 34.3 and 50.9; weighted [30, 7, 7168] 2.41, 2.18
-// and 2.97. What ladders of eight slots had said took up to 2.5 times the best of these, and 1.13 times in the mean of
-// 55 calls; this, 1.03 times.
+// Fused kernels for any topk are bound by the instructions of their loop, which wide vectors share, but these have few
+// rows on their way. On an H200, bfloat16 in blocks of 128, us by vectors of 8 and of 16 bytes: weighted [124, 5, 2880]
+// 3.12 and 3.06, [171, 5, 1536] 2.10 and 3.05, [1678, 5, 2048] 21.1 and 13.9; unpermuted [161, 7, 2048] 2.82 and 3.49,
+// [174, 12, 3072] 6.79 and 5.92, [983, 12, 4096] 32.0 and 27.3. What ladders of eight slots had said took up to 2.5
+// times the best; this, 1.015 times in the mean of 620 calls of 3 to 22 slots, and 1.43 times at most.
 Preference looping_preference(int bytes, int64_t vectors, int64_t multiprocessors) {
-  return {(vectors > multiprocessors * 256 ? 16 : 8) / bytes, 128, true, false};
+  return {(vectors > multiprocessors * 384 ? 16 : 8) / bytes, 128, true, false};
 }
 
 // One or two rows are little for a thread to do, so wide vectors pay earlier, and large blocks, of which a GPU starts
