@@ -43,7 +43,7 @@ struct Forecast {
 
   bool made = false;  // by the whole warp
   T const* rows[C::kTopK == kAny ? 1 : C::kTopK];
-  bool is_last;           // Place's
+  bool nears_end;         // Place's
   OwnWeights<C> weights;  // where rows are known
   // Where they are guessed:
   LaneSlot<C> slot;                   // of this lane
@@ -89,7 +89,7 @@ template <class C>
 __device__ __forceinline__ Forecast<C> known_rows(Operands<C> const& operands, Place<C> const& place) {
   Forecast<C> forecast;
   forecast.made = true;
-  forecast.is_last = place.is_last;
+  forecast.nears_end = place.nears_end;
   if constexpr (C::kEpilogue != Epilogue::kPlain) {
     forecast.weights = OwnWeights<C>(operands.weights, place.token);
     forecast.made = operands.has_wide_slots;
@@ -126,13 +126,13 @@ __device__ __forceinline__ void sum_known_rows(Forecast<C> const& forecast, Fini
   CUTE_UNROLL
   for (int k = 0; k < K; ++k) {
     if constexpr (C::kShifts) {
-      rows.load_if(1, k, forecast.rows[k], forecast.is_last && k == K - 1);
+      rows.load_if(1, k, forecast.rows[k], forecast.nears_end && k == K - 1);
     } else {
       rows.load(k, forecast.rows[k]);
     }
   }
   if constexpr (C::kShifts) {
-    if (forecast.is_last) rows.load_end(K - 1, forecast.rows[K - 1]);
+    if (forecast.nears_end) rows.load_end(K - 1, forecast.rows[K - 1]);
   }
   Sum<C> sum;
   sum.load_shared(finish);

@@ -71,7 +71,7 @@ __device__ __forceinline__ Place<C> place_of_vector(Operands<C> const& operands,
   if constexpr (C::kAlignment == Alignment::kElement) {
     bool const ends_row = vector + 1 == grid.vectors_per_row.divisor;
     Place<C> place = place_of(operands, token, int64_t(vector) * C::kVectorWidth - (ends_row ? grid.last_overlap : 0));
-    place.is_last = index + 1 == static_cast<uint32_t>(grid.vectors);
+    place.nears_end = index + 2 >= static_cast<uint32_t>(grid.vectors);
     return place;
   }
   return place_of(operands, token, int64_t(vector) * C::kVectorWidth);

@@ -9,8 +9,9 @@ namespace moe_cute {
 
 #if defined(MOE_CUTE_GPU_BODY)
 // Vectors of 2-byte elements that start anywhere: each lies in two aligned words of its own size, or in one, which are
-// loaded whole and shifted into place. What they hold beside the vector is read, but not used; nothing is read past the
-// input's end.
+// loaded whole and shifted into place. What they hold beside the vector is read, but not used. Nothing is read past the
+// input's end: of the last row, the last vector and the one before, which may end one element earlier, could reach
+// there.
 template <class T, int kVectorWidth, int kRows>
 struct ShiftedRows {
   static_assert(sizeof(T) == 2 && kVectorWidth >= 4);
@@ -21,16 +22,16 @@ struct ShiftedRows {
   Staged staged;              // (pairs, rows)
   uint32_t first_bit[kRows];  // of the vector in its first word; any bits above
 
-  // Zeros where `wanted` is zero. Where the input ends with this vector, load_end is to follow.
-  CUTE_HOST_DEVICE void load_if(uint32_t wanted, int row, T const* address, bool ends_input) {
+  // Zeros where `wanted` is zero. Where the input's end is near, load_end is to follow.
+  CUTE_HOST_DEVICE void load_if(uint32_t wanted, int row, T const* address, bool nears_end) {
     auto words = cute::recast<Word>(staged(cute::_, row));  // (2)
     uint32_t const past_first = bytes_past_word(address);
     moe_cute::load_if<kBytes * 8>(wanted, word_of(address), words(0));
-    moe_cute::load_if<kBytes * 8>(wanted && !ends_input ? past_first : 0, word_of(address) + 1, words(1));
+    moe_cute::load_if<kBytes * 8>(wanted && !nears_end ? past_first : 0, word_of(address) + 1, words(1));
     first_bit[row] = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address)) * 8;
   }
 
-  // The end of a vector with which the input ends, by elements.
+  // What of the vector lies in its second word, by elements.
   CUTE_HOST_DEVICE void load_end(int row, T const* address) {
     uint32_t const count = bytes_past_word(address) / 2;
     auto const end = reinterpret_cast<uint16_t const*>(word_of(address) + 1);

@@ -77,7 +77,7 @@ struct Place {
   int64_t output;  // elements
   int64_t token;
   int64_t hidden;
-  bool is_last = false;  // of the launch; known where C::kShifts
+  bool nears_end = false;  // one of the launch's last two vectors; known where C::kShifts
 };
 
 template <class C>

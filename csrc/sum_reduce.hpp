@@ -43,7 +43,7 @@ CUTE_HOST_DEVICE void add_slot_rows(Operands<C> const& operands, Place<C> const&
   for (int k = 0; k < K; ++k) {
     T const* const address = in_row(operands, place.input, slots.row(k));
     if constexpr (C::kShifts) {
-      rows.load_if(!kMaySkip || slots.live(operands, k), k, address, place.is_last && first + k == topk - 1);
+      rows.load_if(!kMaySkip || slots.live(operands, k), k, address, place.nears_end && first + k == topk - 1);
     } else if (kMaySkip) {
       rows.load_if(slots.live(operands, k), k, address);
     } else {
@@ -51,7 +51,7 @@ CUTE_HOST_DEVICE void add_slot_rows(Operands<C> const& operands, Place<C> const&
     }
   }
   if constexpr (C::kShifts) {
-    if (place.is_last && topk - 1 < first + K) {
+    if (place.nears_end && topk - 1 < first + K) {
       rows.load_end(topk - 1 - first, in_row(operands, place.input, topk - 1));
     }
   }

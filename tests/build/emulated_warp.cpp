@@ -47,6 +47,7 @@ struct Operand {
   template <class F>
   Operand(int64_t count, F const& value) {
     for (int64_t i = 0; i < count; ++i) values.push_back(static_cast<T>(value()));
+    values.shrink_to_fit();  // so that a read past the end is one past the allocation's
     written = values;
   }
   template <class F>
@@ -223,6 +224,8 @@ int main(int count, char**) {
   run<DType::kBFloat16, 8, 8, Epilogue::kRouted>();
   run<DType::kBFloat16, 8, 2, Epilogue::kWeighted, Alignment::kElement>();
   run<DType::kFloat16, 10, 4, Epilogue::kPermuted, Alignment::kElement>();
+  run<DType::kFloat16, 1, 4, Epilogue::kWeighted, Alignment::kElement>();
+  run<DType::kBFloat16, 8, 4, Epilogue::kWeighted, Alignment::kElement>();
   run<DType::kFloat32, 2, 2, Epilogue::kPermuted, Alignment::kElement>();
   std::printf("seed %u: %ld elements, %ld of them wrong\n", g_seed, g_checked, g_wrong);
   return g_wrong ? 1 : 0;
