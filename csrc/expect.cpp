@@ -85,4 +85,9 @@ void refuse_type(char const* name, TensorView const& tensor, std::string const& 
   throw ArgumentError(name, std::string("of dtype ") + type_name_of(tensor), allowed, true);
 }
 
+void expect_variant_name(std::string_view name) {
+  if (name.find('\0') != std::string_view::npos)
+    throw ArgumentError("variant", "a name with a null character", "one of moe_cute.variants(), or None");
+}
+
 }  // namespace moe_cute

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "tensor_view.hpp"
 
@@ -33,6 +34,9 @@ void expect_device(char const* name, TensorView const& tensor, char const* other
 void expect_type(char const* name, TensorView const& tensor, Type type);
 void expect_floating(char const* name, TensorView const& tensor);
 void expect_index(char const* name, TensorView const& tensor);
+// Not one that a C string would end within.
+void expect_variant_name(std::string_view name);
+
 [[noreturn]] void refuse_type(char const* name, TensorView const& tensor, std::string const& allowed);
 
 }  // namespace moe_cute

@@ -86,9 +86,7 @@ void sum_reduce_out(Tensor input, Tensor output, double routed_scaling_factor, s
                   view_of("shared_output", shared_output),
                   view_of("num_tokens", num_tokens),
                   routed_scaling_factor};
-  if (variant && variant->find('\0') != std::string::npos) {
-    throw ArgumentError("variant", "a name with a null character", "one of moe_cute.variants(), or None");
-  }
+  if (variant) expect_variant_name(*variant);
   RunOptions options = options_for(call.input);
   options.variant = variant ? variant->c_str() : nullptr;
   options.programmatic_dependent_launch = pdl;

@@ -2,7 +2,6 @@
 #include "python_tensors.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -64,8 +63,7 @@ PyObject* sum_reduce(PyObject*, PyObject* const* args, Py_ssize_t count) {
       Py_ssize_t length = 0;
       options.variant = PyUnicode_AsUTF8AndSize(args[10], &length);
       if (options.variant == nullptr) return nullptr;
-      if (std::strlen(options.variant) != std::size_t(length))
-        throw ArgumentError("variant", "a name with a null character", "one of moe_cute.variants(), or None");
+      expect_variant_name({options.variant, std::size_t(length)});
     }
     if (count == 13) {
       options.threads = static_cast<int>(PyLong_AsLong(args[11]));

@@ -42,12 +42,25 @@ def moe_unpermute(
         topk: slots of a token.
         hidden_states: ``[tokens, hidden]``, written.
     """
-    expect_dense_tensors(
-        permuted_hidden_states=permuted_hidden_states,
-        topk_weights=topk_weights,
-        inv_permuted_idx=inv_permuted_idx,
-        hidden_states=hidden_states,
-    )
+    tensors = {
+        "permuted_hidden_states": permuted_hidden_states,
+        "topk_weights": topk_weights,
+        "inv_permuted_idx": inv_permuted_idx,
+        "hidden_states": hidden_states,
+    }
+    expect_tensors(**tensors)
+    try:
+        rows = _rows_of_slots(topk_weights, inv_permuted_idx, expert_first_token_offset, topk)
+        sum_reduce(permuted_hidden_states, hidden_states, topk_weights=topk_weights, inv_permuted_idx=rows)
+    except (TypeError, ValueError, RuntimeError) as error:
+        expect_dense_tensors(**tensors)  # only now: it costs half as much as the whole call
+        if isinstance(error, RuntimeError):
+            raise
+        raise renamed(error, input="permuted_hidden_states", output="hidden_states") from None
+
+
+def _rows_of_slots(topk_weights: Tensor, inv_permuted_idx: Tensor, offsets: Tensor | None, topk: int) -> Tensor:
+    """``[tokens, topk]``: the row of each slot, negative where it is skipped."""
     if topk_weights.dim() != 2 or topk_weights.shape[1] != topk:
         raise ValueError(f"topk: was {topk}; allowed: as many slots as topk_weights {list(topk_weights.shape)} has")
     if inv_permuted_idx.shape not in (topk_weights.shape, (topk_weights.numel(),)):
@@ -56,13 +69,10 @@ def moe_unpermute(
             f"{list(topk_weights.shape)}, or as many in a row"
         )
     rows = inv_permuted_idx.reshape(topk_weights.shape)
-    if expert_first_token_offset is not None:
-        _expect_offsets(expert_first_token_offset, inv_permuted_idx)
-        rows = rows.where(rows < expert_first_token_offset[-1], -1)
-    try:
-        sum_reduce(permuted_hidden_states, hidden_states, topk_weights=topk_weights, inv_permuted_idx=rows)
-    except (TypeError, ValueError) as error:
-        raise renamed(error, input="permuted_hidden_states", output="hidden_states") from None
+    if offsets is None:
+        return rows
+    _expect_offsets(offsets, inv_permuted_idx)
+    return rows.where(rows < offsets[-1], -1)
 
 
 def _expect_offsets(offsets: Tensor, inv_permuted_idx: Tensor) -> None:
