@@ -91,7 +91,7 @@ def chosen_launch(operands: Operands) -> Launch:
         shared_output=operands.shared_output,
     )
     (width,) = (row["vector_width"] for row in variants() if row["name"] == found.variant)
-    return Launch(width, found.threads or 0, bool(found.prefetch))
+    return Launch(width, found.threads or 0, found.prefetch_kib)
 
 
 def table_of(found: Sequence[Regret]) -> Table:
@@ -103,9 +103,6 @@ def table_of(found: Sequence[Regret]) -> Table:
     )
     table = Table("call", "launch", "us", "best", "us", "times", title=title)
     for each in sorted(found, key=lambda each: each.ratio, reverse=True)[:WORST_SHOWN]:
-        chosen, best = (
-            f"{launch.vector_width} x {launch.threads}{' prefetch' * launch.prefetch}"
-            for launch in (each.chosen, each.best)
-        )
-        table.add_row(str(each.case), chosen, f"{each.chosen_us:.2f}", best, f"{each.best_us:.2f}", f"{each.ratio:.2f}")
+        times = f"{each.chosen_us:.2f}", f"{each.best_us:.2f}"
+        table.add_row(str(each.case), str(each.chosen), times[0], str(each.best), times[1], f"{each.ratio:.2f}")
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ SHAPES = (
     *((7168, tokens) for tokens in (1, 16, 64)),
 )
 VECTOR_BYTES = (16, 8, 4)
+PREFETCH_KIB = (0, 12, 24, 40)
 ROUNDS = (3, 9)  # replays of every launch, then of those that came near the fastest
 REPLAY_US = 200.0
 NEAR = 1.06
-COLD_WEIGHT = 0.75  # of a launch that may overlap: behind a producer, most of it is hidden, and the rest is noisier
+COLD_WEIGHT = 2 / 3  # of a launch that may overlap: most of it is hidden behind a producer, and the rest is noisier
 # Blocks that an H100 starts and ends, at most: [1024, 2, 4096] takes 20.6 us in 16384 blocks, and 8.5 in 4096.
 BLOCKS_PER_US = 800
+USUAL_MULTIPROCESSORS = 132  # of an H100 or H200
 MEASURED_ANYWAY_US = 1.5  # whatever their blocks, calls as short as this
 FUSED_THREADS = 256  # a fused kernel has too many registers for larger blocks
 WORTH_A_STEP = 1.01  # a launch that is faster by less at one point may well be slower beside it
@@ -78,7 +80,11 @@ LADDERS = (
 class Launch:
     vector_width: int
     threads: int
-    prefetch: bool
+    prefetch_kib: int
+
+    def __str__(self) -> str:
+        prefetch = f" prefetch {self.prefetch_kib} KiB" if self.prefetch_kib else ""
+        return f"{self.vector_width} x {self.threads}{prefetch}"
 
 
 Times = dict[Launch, float]
@@ -101,7 +107,10 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
     }
     kinds = ("trigger", "ordinary") if major >= 9 else ("ordinary",)
     for ladder in track(ladders, description="ladders"):
-        measured = {shape: _times(ladder, *shape, device, threads, kinds) for shape in shapes_of(ladder, threads)}
+        measured = {
+            shape: _times(ladder, *shape, device, threads, multiprocessors, kinds)
+            for shape in shapes_of(ladder, threads)
+        }
         dtype, epilogue, topk = ladder.key
         found: list[dict[str, object]] = []
         for behind in kinds:
@@ -145,7 +154,7 @@ def _steps(measured: dict[tuple[int, int], Times]) -> Iterator[dict[str, object]
             "outputs": bounds[index] if index < len(bounds) else "any",
             "vector_width": launch.vector_width,
             "threads": launch.threads,
-            "prefetch": launch.prefetch,
+            "prefetch_kib": launch.prefetch_kib,
         }
 
 
@@ -178,14 +187,20 @@ def _beside(times: Times, hidden: int, tokens: int, multiprocessors: int) -> Tim
 
 
 def _times(
-    ladder: Ladder, hidden: int, tokens: int, device: torch.device, threads: Sequence[int], kinds: Sequence[str]
+    ladder: Ladder,
+    hidden: int,
+    tokens: int,
+    device: torch.device,
+    threads: Sequence[int],
+    multiprocessors: int,
+    kinds: Sequence[str],
 ) -> dict[str, Times]:
     """Microseconds of each launch, by what it is behind: a kernel that triggers, on cold operands and on those that it
     has just written (their weighted geometric mean); an ordinary one, which has just written them.
     """
     case = Case(ladder.dtype, ladder.topk, hidden, tokens, epilogue=ladder.epilogue)
     operands = rotating_operands(case, device, caches=2)
-    calls = dict(launches(case, ladder, threads))
+    calls = dict(launches(case, ladder, threads, multiprocessors))
 
     def behind_trigger(calls: Calls, replays: int) -> Times:
         alone = measure_cold(calls, operands, case.bytes_moved, replays, REPLAY_US)
@@ -200,10 +215,21 @@ def _times(
         return {each: behind[each].median_us for each in calls}
 
     if "trigger" not in kinds:  # nor does anything overlap, for which a launch could prefetch
-        return {
-            "ordinary": _narrowed({each: call for each, call in calls.items() if not each.prefetch}, behind_ordinary)
-        }
-    return {"trigger": _narrowed(calls, behind_trigger), "ordinary": _narrowed(calls, behind_ordinary)}
+        plain = {each: call for each, call in calls.items() if not each.prefetch_kib}
+        return {"ordinary": _narrowed(plain, behind_ordinary)}
+    found = {"trigger": _narrowed(calls, behind_trigger), "ordinary": _narrowed(calls, behind_ordinary)}
+    return {kind: _with_equals(times) for kind, times in found.items()}
+
+
+def _with_equals(times: Times) -> Times:
+    """Also of the launches that `launches` left out, since another does the same."""
+    most = {
+        replace(launch, prefetch_kib=kib): launch
+        for launch in sorted(times)
+        for kib in PREFETCH_KIB
+        if launch.prefetch_kib <= kib
+    }
+    return {launch: times[equal] for launch, equal in most.items()}
 
 
 def _narrowed(calls: Calls, measure: Callable[[Calls, int], Times]) -> Times:
@@ -229,21 +255,31 @@ def _kernels(case: Case, ladder: Ladder) -> dict[int, str]:
     return {each["vector_width"]: each["name"] for each in sorted(fitting, key=lambda each: bool(each["hidden"]))}
 
 
+def _amounts(case: Case, multiprocessors: int) -> Iterator[int]:
+    """Of PREFETCH_KIB, those that are less than all, and the first that is not."""
+    of_each = case.tokens * case.topk * case.hidden * case.torch_dtype.itemsize / 1024 / multiprocessors
+    for kib in PREFETCH_KIB:
+        yield kib
+        if kib >= of_each:
+            return
+
+
 def launches(
-    case: Case, ladder: Ladder, threads: Sequence[int]
+    case: Case, ladder: Ladder, threads: Sequence[int], multiprocessors: int = USUAL_MULTIPROCESSORS
 ) -> Iterator[tuple[Launch, Callable[[Operands], object]]]:
+    """All that differ in what they do: once a launch prefetches all, more is the same."""
     from moe_cute._extension import _C
 
     built = _kernels(case, ladder)
     widths = [size // case.torch_dtype.itemsize for size in VECTOR_BYTES if size // case.torch_dtype.itemsize in built]
     blocks = [block for block in threads if case.epilogue == "plain" or block <= FUSED_THREADS]
     longest_us = max(MEASURED_ANYWAY_US, case.bytes_moved / FASTEST_BYTES_PER_US)
-    for width, block, prefetch in product(widths, blocks, (False, True)):
+    for width, block, prefetch_kib in product(widths, blocks, _amounts(case, multiprocessors)):
         if case.tokens * case.hidden / (width * block) > longest_us * BLOCKS_PER_US:
             continue
 
-        def call(each: Operands, name: str = built[width], block: int = block, prefetch: bool = prefetch) -> None:
+        def call(each: Operands, name: str = built[width], block: int = block, kib: int = prefetch_kib) -> None:
             extras = (each.topk_weights, None, None, each.inv_permuted_idx, each.shared_output, each.num_tokens)
-            _C.sum_reduce(each.input, each.output, 1.0, True, *extras, name, block, prefetch)
+            _C.sum_reduce(each.input, each.output, 1.0, True, *extras, name, block, kib)
 
-        yield Launch(width, block, prefetch), call
+        yield Launch(width, block, prefetch_kib), call

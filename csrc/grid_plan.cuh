@@ -9,17 +9,12 @@
 
 namespace moe_cute {
 
-// Only the blocks that start before the kernel before has ended have time to prefetch, and memory brings in about so
-// many bytes for each multiprocessor meanwhile. The others would ask for each line twice. Cold, bfloat16 [1024, 8,
-// 2048] took 9.30 us on an H200 with 64 KB, 9.23 with 40 and 9.42 with 16, on an H100 12.57, 12.68 and 13.11 (13.4
-// without prefetch); [64, 8, 7168] 3.16, 3.11 and 3.01, on an H100 3.59, 3.60 and 3.85; float32 [64, 8,
-// 4096] 3.37, 3.19 and 3.15, on an H100 3.80, 3.63 and 4.14.
-inline constexpr int kPrefetchedBytes = 40 * 1024;
-
+// The first blocks, for they start before the kernel before has ended. The others would ask for each line twice.
 template <class C>
-int64_t prefetching_blocks(int topk, int threads, int multiprocessors) {
+int64_t prefetching_blocks(int topk, int threads, LaunchShape const& shape) {
+  int64_t const bytes = int64_t(shape.multiprocessors) * shape.prefetch_kib * 1024;
   int64_t const bytes_of_block = int64_t(topk) * C::kVectorWidth * sizeof(Element<C::kDType>) * threads;
-  return (int64_t(multiprocessors) * kPrefetchedBytes + bytes_of_block - 1) / std::max<int64_t>(1, bytes_of_block);
+  return (bytes + bytes_of_block - 1) / std::max<int64_t>(1, bytes_of_block);
 }
 
 // An input that does not fit the L2 cache was written from its first token to its last, and of the last much is still
@@ -73,8 +68,8 @@ GridPlan plan_grid(Operands<C> const& operands, int64_t first_token, int64_t tok
   }
   grid.first_block = backwards ? static_cast<int32_t>((blocks - 1) * threads) : 0;
   grid.to_next_block = backwards ? -threads : threads;
-  int64_t const prefetching = prefetching_blocks<C>(operands.topk, threads, shape.multiprocessors);
-  grid.prefetching_blocks = shape.prefetch ? static_cast<int32_t>(std::min(blocks, prefetching)) : 0;
+  grid.prefetching_blocks =
+      static_cast<int32_t>(std::min(blocks, prefetching_blocks<C>(operands.topk, threads, shape)));
   grid.stride = static_cast<int32_t>(blocks * threads);
   plan.blocks = static_cast<int>(blocks);
   return plan;

@@ -14,7 +14,7 @@ using ParallelFor = void (*)(int64_t count, int64_t grain, void (*body)(int64_t,
 struct LaunchShape {
   // CUDA
   int threads = 256;
-  bool prefetch = false;
+  int prefetch_kib = 0;  // so many KiB for each multiprocessor, before the kernel before has ended
   bool programmatic_dependent_launch = true;
   int multiprocessors = 0;
   int64_t l2_bytes = 0;

@@ -38,7 +38,7 @@ Preference preferred(SumReduceArguments const& call, Machine const& machine, Pre
     if (best == nullptr || distance(rule) < distance(*best)) best = &rule;
   }
   if (best == nullptr) return heuristic(call, machine);
-  return {best->vector_width, best->threads, best->prefetch, true};
+  return {best->vector_width, best->threads, best->prefetch_kib, true};
 }
 
 Preference aligned_preference(SumReduceArguments const& call, Machine const& machine, Predecessor predecessor) {
@@ -64,7 +64,7 @@ Preferences preferences_for(SumReduceArguments const& call, Machine const& machi
   if (machine.backend == Backend::kCpu) return {};
   Preferences preferences{aligned_preference(call, machine, predecessor), unaligned_preference(call, machine)};
   for (Preference* const each : {&preferences.aligned, &preferences.unaligned}) {
-    each->prefetch = each->prefetch && may_prefetch(*each, predecessor);
+    if (!may_prefetch(*each, predecessor)) each->prefetch_kib = 0;
   }
   return preferences;
 }

@@ -10,7 +10,7 @@ namespace moe_cute {
 struct Preference {
   int vector_width = 0;
   int threads = 0;
-  bool prefetch = false;
+  int prefetch_kib = 0;
   bool measured = false;  // from a launch rule alone
 };
 

@@ -44,7 +44,7 @@ Call call_of(PyObject* const* tensors, double scale, View const& view) {
 }
 
 // sum_reduce(input, output, scale, pdl[, topk_weights, topk_ids, expert_map, inv_permuted_idx, shared_output,
-// num_tokens, variant[, threads, prefetch]]): the plain call passes four, the tuner all.
+// num_tokens, variant[, threads, prefetch_kib]]): the plain call passes four, the tuner all.
 PyObject* sum_reduce(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
     if (count != 4 && count != 11 && count != 13) {
@@ -67,7 +67,7 @@ PyObject* sum_reduce(PyObject*, PyObject* const* args, Py_ssize_t count) {
     }
     if (count == 13) {
       options.threads = static_cast<int>(PyLong_AsLong(args[11]));
-      options.prefetch = args[12] == Py_True;
+      options.prefetch_kib = static_cast<int>(PyLong_AsLong(args[12]));
       if (PyErr_Occurred()) return nullptr;
     }
     if (call.input.device == Device::kCuda) options.stream = current_stream(call.input.device_index);
@@ -118,7 +118,7 @@ Predecessor predecessor_named(std::string const& behind) {
 }
 
 // explain(descriptions of the eight tensors..., scale, architecture, multiprocessors, l2_mib, behind) -> (name or None,
-// threads, prefetch, measured, [(refused name, reason)...]). An architecture of 0 asks the device itself.
+// threads, prefetch_kib, measured, [(refused name, reason)...]). An architecture of 0 asks the device itself.
 PyObject* explain_call(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     PyObject* tensors[kTensors];
@@ -145,8 +145,8 @@ PyObject* explain_call(PyObject*, PyObject* args) {
       return Py_BuildValue("(ss)", refusal.variant->name, refusal.reason.c_str());
     });
     if (list == nullptr) return nullptr;
-    return Py_BuildValue("(ziNNN)", choice.variant ? choice.variant->name : nullptr, choice.threads,
-                         PyBool_FromLong(choice.prefetch), PyBool_FromLong(choice.measured), list);
+    return Py_BuildValue("(ziiNN)", choice.variant ? choice.variant->name : nullptr, choice.threads,
+                         choice.prefetch_kib, PyBool_FromLong(choice.measured), list);
   });
 }
 

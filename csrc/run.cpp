@@ -75,7 +75,8 @@ char const* run_on_cuda(SumReduceArguments const& arguments, Choice const& choic
   shape.programmatic_dependent_launch = site.by_attribute();
   // Asking early for cache lines is worth its instructions only while another kernel is still running.
   bool const overlaps = site.predecessor() != Predecessor::kNone;
-  shape.prefetch = overlaps && (options.threads > 0 ? options.prefetch : choice.prefetch);
+  int const prefetch_kib = options.threads > 0 ? options.prefetch_kib : choice.prefetch_kib;
+  shape.prefetch_kib = overlaps ? prefetch_kib : 0;
   shape.multiprocessors = machine.multiprocessors;
   shape.l2_bytes = machine.l2_bytes;
   shape.stream = options.stream;

@@ -10,7 +10,7 @@ struct RunOptions {
   char const* variant = nullptr;              // a name that the caller insists on
   bool programmatic_dependent_launch = true;  // where it is possible
   int threads = 0;                            // a block size to use instead of the chosen one, if positive;
-  bool prefetch = false;                      // then this is used too (for measurements)
+  int prefetch_kib = 0;                       // then this is used too (for measurements)
   void* stream = nullptr;                     // CUDA: the current stream of the input's device
   ParallelFor parallel_for = nullptr;
 };

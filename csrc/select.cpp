@@ -82,7 +82,7 @@ Choice choice_of(Variant const& variant, SumReduceArguments const& call, Machine
                  Preferences const& preferences) {
   Preference const& preference = of(preferences, variant);
   bool const is_as_measured = preference.measured && variant.vector_width == preference.vector_width;
-  return {&variant, block_of(variant, call, machine, preference), preference.prefetch, is_as_measured};
+  return {&variant, block_of(variant, call, machine, preference), preference.prefetch_kib, is_as_measured};
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace moe_cute {
 struct Choice {
   Variant const* variant = nullptr;
   int threads = 0;        // CUDA: in a block
-  bool prefetch = false;  // CUDA: ask for the rows' cache lines before the kernel before has ended
+  int prefetch_kib = 0;   // CUDA: how much each multiprocessor asks for before the kernel before has ended
   bool measured = false;  // CUDA: from a launch rule alone
 };
 

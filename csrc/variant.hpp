@@ -31,7 +31,7 @@ struct LaunchRule {
   int64_t outputs;
   int vector_width;
   int threads;
-  bool prefetch;
+  int prefetch_kib;
 };
 
 template <class T>

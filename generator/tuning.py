@@ -25,6 +25,9 @@ Text = Annotated[
 DType = Annotated[DTypeName, Allowed(", ".join(DTYPES))]
 Behind = Annotated[Literal["trigger", "ordinary"], Allowed("trigger, ordinary")]
 L2 = Annotated[int, Field(ge=1, le=1 << 20), Allowed("MiB of that GPU's L2 cache, a whole number from 1")]
+PrefetchKib = Annotated[
+    int, Field(ge=0, le=1024), Allowed("KiB that each multiprocessor asks for ahead, a whole number from 0 to 1024")
+]
 Outputs = Annotated[
     Annotated[int, Field(ge=1, lt=1 << 63)] | Literal["any"], Allowed("a whole number of elements from 1, or any")
 ]
@@ -46,7 +49,7 @@ class Step(StrictModel):
     outputs: Outputs
     vector_width: Annotated[int, Field(ge=1), Allowed("a whole number of elements")]
     threads: Threads
-    prefetch: bool
+    prefetch_kib: PrefetchKib
 
 
 class Ladder(StrictModel):
@@ -87,7 +90,7 @@ class LaunchRule:
     outputs: int | None
     vector_width: int
     threads: int
-    prefetch: bool
+    prefetch_kib: int
 
     @property
     def order(self) -> tuple[float, ...]:
@@ -144,7 +147,7 @@ def _rules_of(tuning: TuningFile) -> Iterator[LaunchRule]:
                 None if step.outputs == "any" else step.outputs,
                 step.vector_width,
                 step.threads,
-                step.prefetch,
+                step.prefetch_kib,
             )
 
 
@@ -185,8 +188,8 @@ def _step_contradictions(
             yield (*here, index, "threads"), str(step.threads), f"what the spec lists: {_spell(spec.threads)}"
         if index > 0 and sizes[index] <= sizes[index - 1]:
             yield (*here, index, "outputs"), str(step.outputs), "rising sizes, each once"
-        if step.prefetch and not overlaps:
-            yield (*here, index, "prefetch"), "true", f"false, before sm_{FIRST_THAT_OVERLAPS}"
+        if step.prefetch_kib and not overlaps:
+            yield (*here, index, "prefetch_kib"), str(step.prefetch_kib), f"0, before sm_{FIRST_THAT_OVERLAPS}"
     if sizes[-1] != inf:
         yield (*here, len(sizes) - 1, "outputs"), str(sizes[-1]), "any, in the last step"
 

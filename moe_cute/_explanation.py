@@ -38,8 +38,8 @@ class Explanation:
     """The chosen variant's name, or None where every variant was refused."""
     threads: int
     """Threads in a CUDA block; 0 on a CPU."""
-    prefetch: bool
-    """Whether the launch asks for the rows' cache lines before the kernel before it has ended."""
+    prefetch_kib: int
+    """How many KiB of the rows each multiprocessor asks for before the kernel before has ended; 0: none."""
     measured: bool
     """Whether the launch is one of a tuning file for this architecture, not made or mended by a rule."""
     refused: tuple[tuple[str, str], ...]
@@ -53,7 +53,7 @@ class Explanation:
             head = "no variant runs this call" + ("" if self.refused else ": this build has none for its dtype")
         elif self.threads:
             origin = "measured" if self.measured else "heuristic"
-            prefetch = ", prefetch" if self.prefetch else ""
+            prefetch = f", {self.prefetch_kib} KiB of prefetch" if self.prefetch_kib else ""
             head = f"{self.variant} ({self.threads} threads a block{prefetch}; {origin})"
         else:
             head = self.variant
@@ -160,8 +160,8 @@ def explain(
             f"device: was {given.device}, which does not answer ({error}); allowed: a GPU that does, or the "
             "architecture of the one you mean"
         ) from error
-    variant, threads, prefetch, measured, refused = choice
-    return Explanation(variant, threads, prefetch, measured, tuple(refused))
+    variant, threads, prefetch_kib, measured, refused = choice
+    return Explanation(variant, threads, prefetch_kib, measured, tuple(refused))
 
 
 def _given_input(input: Any, dtype: torch.dtype, device: Any) -> Any:

@@ -232,13 +232,15 @@ def test_the_chain_would_catch_a_missing_wait() -> None:
 
 
 def test_every_launch_that_explain_reports() -> None:
-    """One chain for each (variant, threads, prefetch) that the selection picks over the token counts of an engine."""
+    """One chain for each (variant, threads, prefetch_kib) that is chosen over the token counts of an engine."""
     launches: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         for topk, hidden in ((8, 2048), (6, 2048), (10, 4096), (2, 4096), (4, 2880), (8, 7168), (5, 1000), (3, 333)):
             for tokens in (1, 2, 4, 8, 16, 32, 64, 128, 256):
                 chosen = moe_cute.explain((tokens, topk, hidden), dtype=dtype, device="cuda")
-                launches.setdefault((chosen.variant, chosen.threads, chosen.prefetch), (tokens, topk, hidden, dtype))
+                launches.setdefault(
+                    (chosen.variant, chosen.threads, chosen.prefetch_kib), (tokens, topk, hidden, dtype)
+                )
     assert len(launches) > 10
     for launch, (tokens, topk, hidden, dtype) in launches.items():
         assert Chain(tokens, topk, hidden, dtype, spins=100).run(reduce_into, 200, in_graph=True) == 0, launch

@@ -28,7 +28,7 @@ def test_a_seed_draws_the_same_calls() -> None:
 
 
 def test_the_chosen_launch_is_compared_with_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, best = Launch(8, 512, False), Launch(4, 128, True)  # blocks that no ladder of a fused kernel may name
+    chosen, best = Launch(8, 512, 0), Launch(4, 128, 12)  # blocks that no ladder of a fused kernel may name
 
     def measure(
         calls: Mapping[Launch, Callable[[Operands], object]], operands: Sequence[Operands], *_: object

@@ -287,7 +287,7 @@ def test_unaligned_vectors(dtype: torch.dtype, epilogue: str, architecture: int)
         sizes = [64, 128] if has_many_registers else [64, 128, 256]
         enough = [threads for threads in sizes if tokens * 4095 // variant.vector_width <= 4 * 132 * threads]
         assert found.threads == (enough or sizes)[0 if enough else -1]
-        assert found.prefetch is (architecture >= 90)
+        assert found.prefetch_kib == (40 if architecture >= 90 else 0)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
@@ -303,8 +303,8 @@ def test_fused_calls_of_other_topks(dtype: torch.dtype, permuted: bool) -> None:
             shape, dtype=dtype, device="cuda", architecture=90, multiprocessors=132, l2_mib=60, **slots
         )
 
-    def launch(found: moe_cute.Explanation) -> tuple[int, int, bool]:
-        return named(found.variant).vector_width * dtype.itemsize, found.threads, found.prefetch
+    def launch(found: moe_cute.Explanation) -> tuple[int, int, int]:
+        return named(found.variant).vector_width * dtype.itemsize, found.threads, found.prefetch_kib
 
     for tokens in (1, 16, 100, 300, 1000, 5000):
         threads = tokens * 2048 * dtype.itemsize // 16
@@ -312,10 +312,10 @@ def test_fused_calls_of_other_topks(dtype: torch.dtype, permuted: bool) -> None:
         if dtype.itemsize == 2:  # others have no ladders of fused kernels
             assert launch(asked(tokens, 4)) == launch(asked(tokens, 9)) == eight
         for topk in (3, 7, 12):
-            assert launch(asked(tokens, topk)) == (16 if threads > 132 * 384 else 8, 128, True)
+            assert launch(asked(tokens, topk)) == (16 if threads > 132 * 384 else 8, 128, 40)
         for topk in (1, 2):
             if threads >= 132 * 128:
-                assert launch(asked(tokens, topk)) == (16 if threads > 132 * 1024 else 8, 256, True)
+                assert launch(asked(tokens, topk)) == (16 if threads > 132 * 1024 else 8, 256, 40)
             elif dtype.itemsize == 2:
                 assert launch(asked(tokens, topk)) == eight
 
@@ -331,8 +331,8 @@ def test_no_rule_prefetches_behind_an_ordinary_kernel(topk: int, operands: dict[
             )
             for behind in ("trigger", "ordinary")
         )
-        assert behind_trigger.prefetch or behind_trigger.measured or topk == 12
-        assert not behind_ordinary.prefetch or behind_ordinary.measured
+        assert behind_trigger.prefetch_kib or behind_trigger.measured or topk == 12
+        assert not behind_ordinary.prefetch_kib or behind_ordinary.measured
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
@@ -400,11 +400,11 @@ def test_measured_launches(path: Path) -> None:
                 launch = {
                     "vector_width": named(found.variant).vector_width,
                     "threads": found.threads,
-                    "prefetch": found.prefetch,
+                    "prefetch_kib": found.prefetch_kib,
                 }
                 assert launch == {key: expected[key] for key in launch}, (ladder["dtype"], shape)
                 if ladder["behind"] == "ordinary":  # without overlap there is nothing to prefetch behind
-                    assert ask(pdl=False) == replace(found, prefetch=False)
+                    assert ask(pdl=False) == replace(found, prefetch_kib=0)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
@@ -441,7 +441,7 @@ def test_routed_calls_follow_the_ladder_of_permuted_ones(dtype: torch.dtype) -> 
         routed = ask((tokens, 8, 4096), topk_ids=True)
         width = named(permuted.variant).vector_width
         assert named(routed.variant).vector_width == width
-        assert (routed.threads, routed.prefetch) == (permuted.threads, permuted.prefetch)
+        assert (routed.threads, routed.prefetch_kib) == (permuted.threads, permuted.prefetch_kib)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
@@ -478,7 +478,7 @@ def test_a_plain_launch_has_nothing_to_prefetch_behind() -> None:
                 moe_cute.explain(shape, dtype=dtype, device="cuda", architecture=architecture, pdl=pdl)
                 for shape in shapes
             ]
-            assert any(found.prefetch for found in asked) is (pdl and architecture >= 90)
+            assert any(found.prefetch_kib for found in asked) is (pdl and architecture >= 90)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")

@@ -11,7 +11,7 @@ from benchmarks.shapes import Case
 from benchmarks.tune import Ladder, Launch
 from tests.variants import manifest
 
-WIDE, NARROW = Launch(8, 256, False), Launch(2, 256, True)
+WIDE, NARROW = Launch(8, 256, 0), Launch(2, 256, 40)
 
 
 def test_a_launch_that_is_hardly_faster_makes_no_step() -> None:
@@ -39,8 +39,8 @@ def test_a_launch_that_is_not_measured_everywhere_is_chosen_only_where_it_is() -
 def test_steps_lie_halfway_between_the_sizes_by_their_logarithm() -> None:
     measured = {(4096, 4): {WIDE: 2.0, NARROW: 2.5}, (4096, 1): {WIDE: 1.5, NARROW: 1.0}}
     assert list(tune._steps(measured)) == [
-        {"outputs": 2 * 4096, "vector_width": 2, "threads": 256, "prefetch": True},
-        {"outputs": "any", "vector_width": 8, "threads": 256, "prefetch": False},
+        {"outputs": 2 * 4096, "vector_width": 2, "threads": 256, "prefetch_kib": 40},
+        {"outputs": "any", "vector_width": 8, "threads": 256, "prefetch_kib": 0},
     ]
 
 
@@ -60,6 +60,28 @@ def test_shapes_of_one_size_are_one_point() -> None:
 def test_few_blocks_a_multiprocessor_count_less(tokens: int, expected: Launch) -> None:
     times = tune._beside({WIDE: 1.0, NARROW: 1.02}, 4096, tokens, 132)
     assert min(times, key=lambda launch: times[launch]) == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (1, [0, 12]),  # half a KiB for each multiprocessor
+        (16, [0, 12]),
+        (32, [0, 12, 24]),  # 16 KiB
+        (64, [0, 12, 24, 40]),
+        (8192, [0, 12, 24, 40]),
+    ],
+)
+def test_more_prefetch_than_there_is_to_read_is_not_measured(tokens: int, expected: list[int]) -> None:
+    case, eight = Case("bfloat16", 8, 4096, tokens), Ladder("bfloat16", 8, 8)
+    found = [launch for launch, _ in tune.launches(case, eight, manifest()["threads"], 132)]
+    assert [each.prefetch_kib for each in found if (each.vector_width, each.threads) == (8, 512)] == expected
+
+
+def test_what_is_not_measured_takes_as_long_as_its_equal() -> None:
+    less, some, all_of_it = (Launch(8, 256, kib) for kib in (0, 12, 24))
+    times = tune._with_equals({less: 3.0, some: 2.0, all_of_it: 1.0})
+    assert times == {less: 3.0, some: 2.0, all_of_it: 1.0, Launch(8, 256, 40): 1.0}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +106,7 @@ def test_what_is_measured_is_what_such_a_call_gets(
 
 def ladder(behind: str, topk: int, threads: int, l2_mib: int = 50) -> dict[str, object]:
     machine = dict.fromkeys(("gpu", "date", "driver", "cuda", "torch"), f"{threads}")
-    step = {"outputs": "any", "vector_width": 8, "threads": threads, "prefetch": False}
+    step = {"outputs": "any", "vector_width": 8, "threads": threads, "prefetch_kib": 0}
     kind = {"behind": behind, "dtype": "bfloat16", "epilogue": "plain", "topk": topk, "l2_mib": l2_mib}
     return {**kind, "measured": machine, "steps": [step]}
 

@@ -196,7 +196,7 @@ void run() {
     for (int vectors : {64, 41}) {  // a row of whole warps, and one that ends within a cache line
       for (int tokens : {1, 6}) {
         shape.threads = 64 << below(2);
-        shape.prefetch = below(8) != 0;
+        shape.prefetch_kib = 40 * (below(8) != 0);
         shape.l2_bytes = below(2) << 30;  // forwards or backwards
         Trial<C> trial{tokens, vectors * kVectorWidth + more};
         trial.launch(shape, static_cast<Unwritten>(what));

@@ -21,7 +21,7 @@ architecture: 80
 ladders:
 - {behind: ordinary, dtype: float16, epilogue: weighted, topk: any, l2_mib: 40,
    measured: {gpu: A100, date: "2026-01-01", driver: "1", cuda: "1", torch: "1"}, steps: [
-    {outputs: any, vector_width: 8, threads: 128, prefetch: false}]}
+    {outputs: any, vector_width: 8, threads: 128, prefetch_kib: 0}]}
 """
 
 

@@ -22,7 +22,7 @@ ladders:
   l2_mib: 60
   measured: {gpu: NVIDIA H200, date: 2026-11-22, driver: "580.1", cuda: "13.0", torch: 2.11.0}
   steps:
-  - {outputs: any, vector_width: 2, threads: 256, prefetch: false}
+  - {outputs: any, vector_width: 2, threads: 256, prefetch_kib: 0}
 - behind: trigger
   dtype: float16
   epilogue: plain
@@ -30,8 +30,8 @@ ladders:
   l2_mib: 50
   measured: {gpu: NVIDIA H100, date: 2026-11-25, driver: "580.2", cuda: "13.1", torch: 2.12.0}
   steps:
-  - {outputs: 8192, vector_width: 4, threads: 128, prefetch: true}
-  - {outputs: any, vector_width: 8, threads: 256, prefetch: false}
+  - {outputs: 8192, vector_width: 4, threads: 128, prefetch_kib: 40}
+  - {outputs: any, vector_width: 8, threads: 256, prefetch_kib: 0}
 """
 
 
@@ -53,10 +53,10 @@ def test_the_steps_are_rows_in_the_order_they_are_tried(sm90: Path, out: Path, g
     (sm90.parent / "sm80.yaml").write_text(sm80)
     assert generate().exit_code == 0
     assert rows(out) == [
-        "{80, false, DType::kFloat64, Epilogue::kPlain, kAny, 60, INT64_MAX, 2, 256, false},",
-        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, 50, 8192, 4, 128, true},",
-        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, 50, INT64_MAX, 8, 256, false},",
-        "{90, false, DType::kFloat64, Epilogue::kPlain, kAny, 60, INT64_MAX, 2, 256, false},",
+        "{80, false, DType::kFloat64, Epilogue::kPlain, kAny, 60, INT64_MAX, 2, 256, 0},",
+        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, 50, 8192, 4, 128, 40},",
+        "{90, true, DType::kFloat16, Epilogue::kPlain, 8, 50, INT64_MAX, 8, 256, 0},",
+        "{90, false, DType::kFloat64, Epilogue::kPlain, kAny, 60, INT64_MAX, 2, 256, 0},",
     ]
 
 
@@ -73,7 +73,7 @@ CASES = {
         "threads: 128,",
         "threads: 128, warps: 4,",
         "19:52: ladders[1].steps[0].warps: found an unknown key; "
-        "allowed: the keys outputs, vector_width, threads, prefetch",
+        "allowed: the keys outputs, vector_width, threads, prefetch_kib",
     ),
     "unknown edition": ("edition: 1", "edition: 0", f"1:10: edition: found 0; allowed: {EDITION}"),
     "not the file's architecture": (
@@ -92,10 +92,17 @@ CASES = {
         "9:73: ladders[0].measured.cuda: found '13\\n#'; "
         "allowed: one line of text, in quotes where it looks like a number",
     ),
-    "word for a bool": (
-        "prefetch: true",
-        "prefetch: yes",
-        "19:62: ladders[1].steps[0].prefetch: found 'yes'; allowed: true or false",
+    "word for an amount": (
+        "prefetch_kib: 40",
+        "prefetch_kib: true",
+        "19:66: ladders[1].steps[0].prefetch_kib: found true; "
+        "allowed: KiB that each multiprocessor asks for ahead, a whole number from 0 to 1024",
+    ),
+    "more than a cache holds": (
+        "prefetch_kib: 40",
+        "prefetch_kib: 1025",
+        "19:66: ladders[1].steps[0].prefetch_kib: found 1025; "
+        "allowed: KiB that each multiprocessor asks for ahead, a whole number from 0 to 1024",
     ),
     "dtype that is not built": (
         "dtype: float16",
@@ -144,7 +151,7 @@ CASES = {
         "20:15: ladders[1].steps[1].outputs: found 16384; allowed: any, in the last step",
     ),
     "no steps": (
-        "  - {outputs: any, vector_width: 2, threads: 256, prefetch: false}\n",
+        "  - {outputs: any, vector_width: 2, threads: 256, prefetch_kib: 0}\n",
         "  - []\n",
         "11:5: ladders[0].steps[0]: found an empty list; allowed: a mapping",
     ),
@@ -171,7 +178,7 @@ def test_before_sm_90_nothing_overlaps(sm90: Path, generate: Generate) -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines()[:2] == [
         "tuning/sm80.yaml:12:11: ladders[1].behind: found trigger; allowed: ordinary, before sm_90",
-        "tuning/sm80.yaml:19:62: ladders[1].steps[0].prefetch: found true; allowed: false, before sm_90",
+        "tuning/sm80.yaml:19:66: ladders[1].steps[0].prefetch_kib: found 40; allowed: 0, before sm_90",
     ]
 
 
@@ -184,7 +191,7 @@ def test_what_is_written_reads_back_the_same(sm90: Path) -> None:
     text = sm90.read_text()
     assert "  measured: {gpu: NVIDIA H100, date: '2026-11-25', driver: '580.2'," in text
     assert "`make tune`" in text
-    assert "  - {outputs: 8192, vector_width: 4, threads: 128, prefetch: true}\n" in text
+    assert "  - {outputs: 8192, vector_width: 4, threads: 128, prefetch_kib: 40}\n" in text
 
 
 def test_a_new_folder_is_made_for_the_first_file(sm90: Path, tmp_path: Path) -> None:
