@@ -61,13 +61,7 @@ Machine const& cuda_machine(int32_t device) {
 CudaDeviceGuard::CudaDeviceGuard(int32_t device) {
   int current = 0;
   check(cudaGetDevice(&current), "cudaGetDevice");
-  if (current == device) return;
-  check(cudaSetDevice(device), "cudaSetDevice");
-  previous_ = current;
-}
-
-CudaDeviceGuard::~CudaDeviceGuard() {
-  if (previous_ >= 0) cudaSetDevice(previous_);  // was current a moment ago: it cannot fail, and nothing could be done
+  if (current != device) guard_.emplace(device);
 }
 
 char const* cuda_runtime_version() {
@@ -90,7 +84,6 @@ Machine const& cuda_machine(int32_t) {
       "to install");
 }
 CudaDeviceGuard::CudaDeviceGuard(int32_t) {}
-CudaDeviceGuard::~CudaDeviceGuard() {}
 char const* cuda_runtime_version() { return ""; }
 char const* cuda_driver_version() { return ""; }
 #endif

@@ -8,12 +8,11 @@
 namespace moe_cute {
 namespace {
 
-// What memory brings in for each multiprocessor before the kernel before has ended: more would be asked for twice.
-// Cold, bfloat16 [1024, 8, 2048] took 9.30 us on an H200 with 64 KiB, 9.23 with 40 and 9.42 with 16, on an
-// H100 12.57, 12.68 and 13.11 (13.4 without prefetch); [64, 8, 7168] 3.16, 3.11 and 3.01, on an H100 3.59, 3.60
-// and 3.85; float32 [64, 8, 4096] 3.37, 3.19 and 3.15, on an H100 3.80, 3.63 and 4.14. Ladders have what suits each
-// size.
-constexpr int kPrefetchKib = 40;
+// About what memory brings in for each multiprocessor before the kernel before has ended: more would be asked for
+// twice. The launches that ladders were measured on, in calls that read more than that, with 24 KiB and without
+// prefetch, in units of their time with 40: on an H200 1.00 and 1.05 cold, 0.99 and 0.98 behind a kernel that triggers;
+// on an H100 1.01 and 1.08, 0.99 and 1.00 (geometric means of 200 to 490).
+constexpr int kPrefetchKib = 24;
 
 // 16-byte vectors of the output.
 int64_t wide_vectors(SumReduceArguments const& call) {

@@ -90,6 +90,22 @@ def test_allocates_and_synchronises_nothing() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_a_gpu_without_work_stays_asleep() -> None:
+    """The current one, where all tensors are on another: a context takes half a gigabyte of its memory."""
+    code = """
+import torch, moe_cute
+x = torch.ones(64, 8, 2048, dtype=torch.bfloat16, device="cuda:1").requires_grad_()
+moe_cute.sum_reduce(x, topk_weights=torch.ones(64, 8, device="cuda:1")).sum().backward()
+moe_cute.sum_reduce(x.detach(), torch.empty(64, 2048, dtype=torch.bfloat16, device="cuda:1"))
+torch.cuda.synchronize(1)
+assert torch._C._cuda_hasPrimaryContext(1)
+assert not torch._C._cuda_hasPrimaryContext(0)
+assert torch.cuda.current_device() == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
 def test_another_device_than_the_current_one(rng: torch.Generator) -> None:
     call = plain_call(33, 8, 2048, torch.bfloat16, rng)
     torch.cuda.set_device(0)

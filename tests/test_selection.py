@@ -287,7 +287,7 @@ def test_unaligned_vectors(dtype: torch.dtype, epilogue: str, architecture: int)
         sizes = [64, 128] if has_many_registers else [64, 128, 256]
         enough = [threads for threads in sizes if tokens * 4095 // variant.vector_width <= 4 * 132 * threads]
         assert found.threads == (enough or sizes)[0 if enough else -1]
-        assert found.prefetch_kib == (40 if architecture >= 90 else 0)
+        assert found.prefetch_kib == (24 if architecture >= 90 else 0)
 
 
 @pytest.mark.skipif(not has_cuda_part, reason="this build of moe_cute has no CUDA part")
@@ -312,10 +312,10 @@ def test_fused_calls_of_other_topks(dtype: torch.dtype, permuted: bool) -> None:
         if dtype.itemsize == 2:  # others have no ladders of fused kernels
             assert launch(asked(tokens, 4)) == launch(asked(tokens, 9)) == eight
         for topk in (3, 7, 12):
-            assert launch(asked(tokens, topk)) == (16 if threads > 132 * 384 else 8, 128, 40)
+            assert launch(asked(tokens, topk)) == (16 if threads > 132 * 384 else 8, 128, 24)
         for topk in (1, 2):
             if threads >= 132 * 128:
-                assert launch(asked(tokens, topk)) == (16 if threads > 132 * 1024 else 8, 256, 40)
+                assert launch(asked(tokens, topk)) == (16 if threads > 132 * 1024 else 8, 256, 24)
             elif dtype.itemsize == 2:
                 assert launch(asked(tokens, topk)) == eight
 
