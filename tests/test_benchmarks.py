@@ -386,6 +386,20 @@ def test_the_check_passes_the_reference_and_sees_each_kind_of_mistake(epilogue: 
     assert "epsilons" in (find_error(right, case, operands, 2.4) or "")
 
 
+def test_a_sum_of_zeros_is_right_where_it_is_zero() -> None:
+    """Among millions of random numbers there is one now and then, which may be all that a token of one slot has."""
+    case = replace(CASE, topk=1, epilogue="weighted")
+    operands = make_operands(case, CPU, count=1)[0]
+    operands.input[2, 0, 7] = 0.0
+
+    def call(each: Operands, there: float = 0.0) -> None:
+        each.output[:] = reference(each, case, 2.5)[0]
+        each.output[2, 7] = there
+
+    assert find_error(call, case, operands, 2.5) is None
+    assert "inf epsilons" in (find_error(lambda each: call(each, 1e-30), case, operands, 2.5) or "")
+
+
 def test_half_of_each_tokens_slots_are_skipped() -> None:
     (operands,) = make_operands(replace(CASE, epilogue="half_skipped"), CPU, count=1)
     assert operands.inv_permuted_idx is not None
