@@ -95,9 +95,13 @@ def tune_command(
 def regret_command(
     seconds: Annotated[float, typer.Option(min=0, help="How long to draw calls; about two a second.")] = 60,
     seed: Annotated[int, typer.Option(help="Of the calls drawn.")] = 0,
+    behind: Annotated[
+        regret.Behind,
+        typer.Option(help="Which kernel each call follows: itself, cold, or one that has written its input."),
+    ] = regret.Behind.itself,
 ) -> None:
     """Compare the launches that random calls get on this GPU with the best of all."""
-    console.print(regret.table_of(list(regret.regrets(seconds, seed, _measured_gpu(), _threads()))))
+    console.print(regret.table_of(list(regret.regrets(seconds, seed, _measured_gpu(), _threads(), behind))))
 
 
 @app.command("report")

@@ -92,8 +92,8 @@ Calls = dict[Launch, Callable[[Operands], object]]
 
 
 def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequence[Ladder] = LADDERS) -> None:
-    """Measures ladders and puts each into `path` as it is done, in place of one that measures the same. About half a
-    minute each on an H100."""
+    """Measures ladders and puts each into `path` as it is done, in place of one that measures the same. About 45
+    seconds each on an H100."""
     facts = environment.describe(device, None)
     major, minor = torch.cuda.get_device_capability(device)
     properties = torch.cuda.get_device_properties(device)

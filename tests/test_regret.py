@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 import torch
 
-from benchmarks import regret
+import moe_cute
+from benchmarks import producers, regret
 from benchmarks.measure import Sample
 from benchmarks.operands import Operands
 from benchmarks.shapes import Case
@@ -39,17 +40,57 @@ def test_the_chosen_launch_is_compared_with_the_best(monkeypatch: pytest.MonkeyP
         return {launch: Sample.of([3.0 if launch == best else 6.0] * 2) for launch in calls}
 
     monkeypatch.setattr(regret, "measure_cold", measure)
-    monkeypatch.setattr(regret, "chosen_launch", lambda operands: chosen)
+    monkeypatch.setattr(regret, "chosen_launch", lambda operands, behind: chosen)
     found = regret.regret_of(CASE, torch.device("cpu"), manifest()["threads"])
     assert found == regret.Regret(CASE, chosen, 6.0, best, 3.0)
     assert found.ratio == 2.0
+    assert regret.Regret(CASE, chosen, -0.01, best, -0.02).ratio == 1.0
     table = regret.table_of([found, regret.Regret(CASE, best, 3.0, best, 3.0)])
     assert table.title == "2 calls: 1.414 times the best launch in the geometric mean, 1 of them beyond 1.1 times"
     assert table.row_count == 2
 
 
+@pytest.mark.parametrize(
+    ("behind", "asked", "producer"),
+    [
+        (regret.Behind.itself, "trigger", None),
+        (regret.Behind.trigger, "trigger", producers.produce_and_trigger),
+        (regret.Behind.ordinary, "ordinary", producers.produce),
+    ],
+)
+def test_each_kernel_before_is_measured_and_asked_about(
+    monkeypatch: pytest.MonkeyPatch, behind: regret.Behind, asked: str, producer: object
+) -> None:
+    seen: list[object] = []
+
+    def samples(calls: Mapping[Launch, object]) -> dict[Launch, Sample]:
+        return {launch: Sample.of([1.0, 1.0]) for launch in calls}
+
+    def cold(calls: Mapping[Launch, object], *_: object) -> dict[Launch, Sample]:
+        seen.append(None)
+        return samples(calls)
+
+    def chain(calls: Mapping[Launch, object], operands: object, produce: object, *_: object) -> dict[Launch, Sample]:
+        seen.append(produce)
+        return samples(calls)
+
+    def explain(*_: object, **keywords: object) -> moe_cute.Explanation:
+        seen.append(keywords["behind"])
+        return moe_cute.Explanation("sum_reduce_cuda_bf16_hany_kany_v4_weighted", 128, 24, False, ())
+
+    monkeypatch.setattr(regret, "measure_cold", cold)
+    monkeypatch.setattr(regret, "measure_chain", chain)
+    monkeypatch.setattr(moe_cute, "explain", explain)
+    found = regret.regret_of(CASE, torch.device("cpu"), manifest()["threads"], behind)
+    assert found.chosen == Launch(4, 128, 24)
+    assert seen == [asked, producer]
+
+
 @pytest.mark.gpu
-def test_a_call_on_a_gpu() -> None:
-    found = regret.regret_of(CASE, torch.device("cuda"), manifest()["threads"])
+@pytest.mark.parametrize("behind", regret.Behind)
+def test_a_call_on_a_gpu(behind: regret.Behind) -> None:
+    if behind is regret.Behind.trigger:
+        pytest.importorskip("triton")
+    found = regret.regret_of(CASE, torch.device("cuda"), manifest()["threads"], behind)
     assert 1.0 <= found.ratio < 100
     assert len(list(regret.regrets(0, 1, torch.device("cuda"), manifest()["threads"]))) == 1
