@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function, unwrap_dead_wrappers
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 
 def register_gradient(
@@ -28,10 +29,10 @@ def register_gradient(
     members = {
         "forward": staticmethod(forward),
         "backward": staticmethod(lambda ctx, grad: (None, *backward(ctx, grad))),
+        "_compiled_autograd_key": staticmethod(torch.autograd.Function._compiled_autograd_key),
     }
-    function: Any = type(f"GradientOf{operator._opname}", (torch.autograd.Function,), members)
-    # Past Function's own, which sees to all of functorch's levels at once: to this kernel they come one by one.
-    apply = super(torch.autograd.Function, function).apply
+    # Not of Function, which sees to all of functorch's levels at once: to this kernel they come one by one.
+    function: Any = type(f"GradientOf{operator._opname}", (_SingleLevelFunction,), members)
 
     def autograd(keyset: Any, *arguments: Any, **keywords: Any) -> Tensor:
         def call(*arguments: Any) -> Tensor:
@@ -43,7 +44,7 @@ def register_gradient(
         refuse_tangents(operator, *arguments)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
             with enable_single_level_autograd_function():
-                result: Tensor = apply(call, *arguments)
+                result: Tensor = function.apply(call, *arguments)
                 return result
         return call(*arguments)
 

@@ -239,6 +239,8 @@ def test_mixed_dtypes(
 
 
 def test_compiled(device: torch.device, rng: torch.Generator) -> None:
+    if device.type == "cpu" and torch.__version__ < "2.11":
+        pytest.skip("transformers' own grouped_mm asks a CPU tensor's data_ptr(), which torch 2.10 cannot compile")
     torch.compiler.reset()
     experts = experts_module(rng, has_bias=True).to(device, torch.bfloat16)
     experts.config._experts_implementation = "moe_cute"
