@@ -1,9 +1,11 @@
 """Experts of transformers as "moe_cute" computes them: against their eager forward, and no worse than "grouped_mm"."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -125,12 +127,17 @@ def test_model_generates(rng: torch.Generator) -> None:
 
 
 def experts_module(
-    rng: torch.Generator, has_gate: bool = True, has_bias: bool = False, is_transposed: bool = False
+    rng: torch.Generator,
+    has_gate: bool = True,
+    has_bias: bool = False,
+    is_transposed: bool = False,
+    has_norm: bool = False,
 ) -> torch.nn.Module:
     """Random experts in float32, whose eager forward sends every token through every expert."""
     up_name, up_size = ("gate_up_proj", 2 * INTERMEDIATE) if has_gate else ("up_proj", INTERMEDIATE)
+    norm: dict[str, Any] = {"has_post_expert_norm": True} if has_norm else {}
 
-    @use_experts_implementation(has_gate=has_gate, has_bias=has_bias, is_transposed=is_transposed)
+    @use_experts_implementation(has_gate=has_gate, has_bias=has_bias, is_transposed=is_transposed, **norm)
     class Experts(torch.nn.Module):
         def __init__(self, config: SimpleNamespace) -> None:
             super().__init__()
@@ -141,10 +148,14 @@ def experts_module(
                 setattr(self, name, torch.nn.Parameter(torch.empty(EXPERTS, *size)))
                 if has_bias:
                     setattr(self, f"{name}_bias", torch.nn.Parameter(torch.empty(EXPERTS, outputs)))
+            if has_norm:
+                self.post_expert_norm = torch.nn.RMSNorm(HIDDEN, eps=1e-5)
 
         def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
             rows = self.linear(hidden_states, up_name)
             rows = self.linear(self._apply_gate(rows) if has_gate else self.act_fn(rows), "down_proj")
+            if has_norm:
+                rows = self.post_expert_norm(rows)
             tokens = torch.arange(len(hidden_states), device=hidden_states.device)
             slots = rows[top_k_index.clamp(max=EXPERTS - 1), tokens[:, None]]
             weights = top_k_weights.masked_fill(top_k_index == EXPERTS, 0.0)
@@ -204,11 +215,40 @@ def test_experts_match_float64(
     rng: torch.Generator,
     poisoned_memory: None,
 ) -> None:
-    experts = experts_module(rng, has_gate, has_bias, is_transposed).to(device)
+    check_against_float64(experts_module(rng, has_gate, has_bias, is_transposed), skipping, dtype, device, rng)
+
+
+@pytest.mark.skipif(
+    "has_post_expert_norm" not in inspect.signature(use_experts_implementation).parameters,
+    reason="this version of transformers knows no norm behind an expert",
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("skipping", [False, True], ids=["all-local", "some-skipped"])
+def test_a_norm_behind_each_expert(
+    skipping: bool, dtype: torch.dtype, device: torch.device, rng: torch.Generator, poisoned_memory: None
+) -> None:
+    check_against_float64(experts_module(rng, has_norm=True), skipping, dtype, device, rng)
+
+
+def check_against_float64(
+    experts: torch.nn.Module, skipping: bool, dtype: torch.dtype, device: torch.device, rng: torch.Generator
+) -> None:
+    experts.to(device)
+    experts._is_expert_parallel = skipping  # else grouped_mm of transformers 5.24 expects no skipped slots
     operands = tuple(each.to(device) for each in (random(rng, TOKENS, HIDDEN), *routing(rng, skipping)))
     exact = run(experts, "eager", torch.float64, *operands)
     peer, actual = (run(experts, implementation, dtype, *operands) for implementation in ("grouped_mm", "moe_cute"))
     assert_no_worse(actual, peer, exact, factor=1.25, epsilons=0.5)
+
+
+def test_experts_of_a_later_kind_are_refused(rng: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module(INTEGRATION), "_UNKNOWN_KINDS", ("has_pre_expert_norm",))
+    experts = experts_module(rng)
+    operands = (random(rng, TOKENS, HIDDEN), *routing(rng))
+    experts_forward(experts, *operands)
+    experts.has_pre_expert_norm = True
+    with pytest.raises(NotImplementedError, match=r"self: was experts with has_pre_expert_norm; allowed: those of"):
+        experts_forward(experts, *operands)
 
 
 @pytest.mark.parametrize("tokens", [0, 1])

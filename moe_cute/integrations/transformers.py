@@ -7,6 +7,7 @@
 Importing this module raises ImportError where transformers is missing, or is a version that it was not written for.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -21,9 +22,17 @@ except ModuleNotFoundError as error:
 if not (5, 17) <= tuple(int(part) for part in _found.split(".")[:2]) < (6, 0):
     raise ImportError(f"transformers: was {_found}; allowed: 5.17 or a later 5.x")
 
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear, use_experts_implementation
 
 NAME = "moe_cute"
+
+# What a model may say of its experts. 5.17 has all but the last; what a later version adds is refused where it is used.
+_KNOWN_KINDS = {"is_concatenated", "is_transposed", "has_bias", "has_gate", "has_post_expert_norm"}
+_UNKNOWN_KINDS = tuple(
+    name
+    for name in inspect.signature(use_experts_implementation).parameters
+    if name not in _KNOWN_KINDS | {"experts_class", "experts_interface"}
+)
 
 
 def register() -> str:
@@ -37,7 +46,7 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
 
     Args:
         self: an experts module under ``transformers.integrations.moe.use_experts_implementation``: gated or not, with
-            biases or not, weights transposed or not.
+            biases or not, weights transposed or not, with a norm behind each expert or not.
         hidden_states: ``[tokens, hidden]``, float16, bfloat16 or float32.
         top_k_index: ``[tokens, topk]``, int64. An id of ``self.num_experts``, with which expert parallelism marks an
             expert of another rank, skips its slot.
@@ -45,7 +54,13 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
 
     Returns:
         ``[tokens, hidden]``, of the dtype of ``hidden_states``.
+
+    Raises:
+        NotImplementedError: the experts are of a kind that transformers has since this was written.
     """
+    for kind in _UNKNOWN_KINDS:
+        if getattr(self, kind, False):
+            raise NotImplementedError(f"self: was experts with {kind}; allowed: those of transformers 5.17 to 5.24")
     tokens, topk = top_k_index.shape
     expert_ids, slots = torch.sort(top_k_index.reshape(-1))
     experts = torch.arange(self.num_experts, dtype=expert_ids.dtype, device=expert_ids.device)
@@ -66,6 +81,8 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
     rows = linear(rows, "gate_up_proj" if self.has_gate else "up_proj")
     rows = self._apply_gate(rows) if self.has_gate else self.act_fn(rows)
     rows = linear(rows, "down_proj")
+    if getattr(self, "has_post_expert_norm", False):
+        rows = self.post_expert_norm(_without_gradient(rows, is_skipped))
 
     row_of_slot = torch.arange(slots.numel(), dtype=torch.int32, device=slots.device).masked_fill_(is_skipped, -1)
     row_of_slot = torch.empty_like(row_of_slot).scatter_(0, slots, row_of_slot)
@@ -78,5 +95,6 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
 
 
 def _without_gradient(rows: Tensor, is_skipped: Tensor) -> Tensor:
-    """``rows`` (changed in place), with zeros for the garbage that a grouped GEMM's gradient has in skipped rows."""
+    """``rows`` (changed in place), with zeros for the garbage that a grouped GEMM, or its gradient, has in skipped
+    rows."""
     return rows.masked_fill_(is_skipped.unsqueeze(-1), 0.0) if torch.is_grad_enabled() else rows
