@@ -14,7 +14,7 @@ template <class C>
 int64_t prefetching_blocks(int topk, int threads, LaunchShape const& shape) {
   int64_t const bytes = int64_t(shape.multiprocessors) * shape.prefetch_kib * 1024;
   int64_t const bytes_of_block = int64_t(topk) * C::kVectorWidth * sizeof(Element<C::kDType>) * threads;
-  return (bytes + bytes_of_block - 1) / std::max<int64_t>(1, bytes_of_block);
+  return bytes_of_block == 0 ? 0 : (bytes + bytes_of_block - 1) / bytes_of_block;
 }
 
 // An input that does not fit the L2 cache was written from its first token to its last, and of the last much is still

@@ -206,10 +206,33 @@ void run() {
   }
 }
 
+// As many blocks prefetch as ask for so much, or all; none where there is nothing to ask for, or it is not wanted.
+void check_prefetching_blocks() {
+  using C = Configuration<DType::kBFloat16, kAny, kAny, 8, Epilogue::kPlain>;
+  constexpr int kTokens = 64, kHidden = 4096;
+  for (int topk : {0, 1, 8}) {
+    for (int kib : {0, 1, 24, 1024}) {
+      LaunchShape shape;
+      shape.multiprocessors = 3;
+      shape.prefetch_kib = kib;
+      Operands<C> operands{};
+      operands.topk = topk;
+      GridPlan const plan = plan_grid(operands, 0, kTokens, kHidden, shape);
+      int64_t const wanted = int64_t(3) * kib * 1024, of_block = int64_t(topk) * plan.threads * 16;
+      int64_t const blocks = plan.grid.prefetching_blocks;
+      bool const is_least = blocks == 0 || (blocks - 1) * of_block < wanted;
+      bool const is_enough = blocks == plan.blocks || blocks * of_block >= wanted || of_block == 0;
+      ++g_checked;
+      if (blocks < 0 || blocks > plan.blocks || !is_least || !is_enough || (blocks > 0 && of_block == 0)) ++g_wrong;
+    }
+  }
+}
+
 }  // namespace
 
 int main(int count, char**) {
   g_late = count > 1;
+  check_prefetching_blocks();
   run<DType::kBFloat16, 8, 4, Epilogue::kPermuted>();
   run<DType::kBFloat16, 8, 2, Epilogue::kPermuted>();
   run<DType::kFloat16, 10, 4, Epilogue::kPermuted>();
