@@ -67,7 +67,8 @@ class VllmUnpermute(Provider):
 
 
 class Transformers(Provider):
-    """The passes that transformers' grouped-mm experts make after the last GEMM: mask, weight, index, sum."""
+    """The passes that transformers' grouped-mm experts make after the last GEMM: mask, weight, index, sum. The first of
+    them from transformers 5.18 on under expert parallelism alone."""
 
     name = TRANSFORMERS
     scales = False
