@@ -67,8 +67,8 @@ class VllmUnpermute(Provider):
 
 
 class Transformers(Provider):
-    """The passes that transformers' grouped-mm experts make after the last GEMM: mask, weight, index, sum. The first of
-    them from transformers 5.18 on under expert parallelism alone."""
+    """The passes that transformers' grouped-mm experts make after the last GEMM: weight, index, sum. Until 5.17, and
+    under expert parallelism, a mask comes first."""
 
     name = TRANSFORMERS
     scales = False
@@ -77,12 +77,10 @@ class Transformers(Provider):
         return None if case.epilogue == "unpermute_weighted" else "unpermute and weighted sum only"
 
     def prepare(self, case: Case, operands: Sequence[Operands], scale: float) -> Call:
-        nothing_skipped = torch.zeros(operands[0].input.shape[0], 1, dtype=torch.bool, device=operands[0].input.device)
         indices = {id(each): _required(each.inv_permuted_idx).flatten().long() for each in operands}
 
         def passes(each: Operands) -> None:
-            rows = each.input.masked_fill_(nothing_skipped, 0.0)
-            weighted = rows * _required(each.sorted_weights).unsqueeze(-1)
+            weighted = each.input * _required(each.sorted_weights).unsqueeze(-1)
             slots = weighted[indices[id(each)]].view(case.tokens, case.topk, case.hidden)
             each.output.copy_(slots.sum(dim=1))
 

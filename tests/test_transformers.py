@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers", minversion="5.17", reason="ne
 
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, use_experts_implementation  # noqa: E402
 
-from moe_cute.integrations.transformers import experts_forward, register  # noqa: E402
+from moe_cute.integrations.transformers import _sort_key_dtype, experts_forward, register  # noqa: E402
 
 INTEGRATION = "moe_cute.integrations.transformers"
 DTYPES = (torch.float32, torch.bfloat16)
@@ -230,6 +230,22 @@ def test_a_norm_behind_each_expert(
     check_against_float64(experts_module(rng, has_norm=True), skipping, dtype, device, rng)
 
 
+# uint8 holds the ids of 255 experts and 255 itself, which skips a slot; int16 those of more.
+@pytest.mark.parametrize("experts", [255, 256])
+def test_many_experts(
+    experts: int, device: torch.device, rng: torch.Generator, monkeypatch: pytest.MonkeyPatch, poisoned_memory: None
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "EXPERTS", experts)
+    check_against_float64(experts_module(rng), True, torch.float32, device, rng)
+
+
+@pytest.mark.parametrize(("experts", "itemsize"), [(1, 1), (255, 1), (256, 2), (32767, 2), (32768, 8)])
+def test_sort_keys_are_the_narrowest_that_hold_every_id(experts: int, itemsize: int) -> None:
+    dtype = _sort_key_dtype(experts)
+    assert dtype.itemsize == itemsize
+    assert torch.tensor(experts).to(dtype).item() == experts
+
+
 def check_against_float64(
     experts: torch.nn.Module, skipping: bool, dtype: torch.dtype, device: torch.device, rng: torch.Generator
 ) -> None:
@@ -283,6 +299,7 @@ def test_compiled(device: torch.device, rng: torch.Generator) -> None:
         pytest.skip("transformers' own grouped_mm asks a CPU tensor's data_ptr(), which torch 2.10 cannot compile")
     torch.compiler.reset()
     experts = experts_module(rng, has_bias=True).to(device, torch.bfloat16)
+    experts._is_expert_parallel = True
     experts.config._experts_implementation = "moe_cute"
     ids, weights = (each.to(device) for each in routing(rng, skipping=True))
     hidden_states = random(rng, TOKENS, HIDDEN).to(device, torch.bfloat16)
@@ -296,6 +313,9 @@ def test_compiled(device: torch.device, rng: torch.Generator) -> None:
     for tokens in (TOKENS, TOKENS - 8, TOKENS - 16):  # the second makes the count dynamic
         for actual, expected in zip(results(compiled, tokens), results(experts, tokens), strict=True):
             assert_same_bits(actual, expected, tokens)
+
+
+NEEDED_PASSES = ["index", "_grouped_mm", "silu", "mul", "_grouped_mm", "sum_reduce"]
 
 
 class RowPasses(TorchDispatchMode):
@@ -318,7 +338,15 @@ def test_inference_makes_no_pass_that_it_need_not(rng: torch.Generator) -> None:
     ids, weights = routing(rng, skipping=True)
     with torch.no_grad(), RowPasses() as passes:
         experts_forward(experts, random(rng, TOKENS, HIDDEN).bfloat16(), ids, weights)
-    assert passes.names == ["index", "_grouped_mm", "silu", "mul", "_grouped_mm", "sum_reduce"]
+    assert passes.names == NEEDED_PASSES
+
+
+def test_training_masks_nothing_where_no_slot_is_skipped(rng: torch.Generator) -> None:
+    experts = experts_module(rng).bfloat16()
+    experts._is_expert_parallel = False
+    with RowPasses() as passes:
+        experts_forward(experts, random(rng, TOKENS, HIDDEN).bfloat16(), *routing(rng))
+    assert passes.names == NEEDED_PASSES
 
 
 # Registration
