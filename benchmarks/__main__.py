@@ -83,7 +83,7 @@ def tune_command(
     """Measure launches on this GPU and write the fastest down; `python -m generator` turns them into the table."""
     device = _measured_gpu()
     # Not those whose kernels have left the spec.
-    ladders = {str(ladder): ladder for ladder in tune.LADDERS if tune.shapes_of(ladder, _threads())}
+    ladders = {str(ladder): ladder for ladder in tune.LADDERS if tune.shapes_of(ladder)}
     names = _choose("--only", only or ",".join(ladders), list(ladders))
     major, minor = torch.cuda.get_device_capability(device)
     path = out or TUNING / f"sm{10 * major + minor}.yaml"

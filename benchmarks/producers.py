@@ -18,3 +18,6 @@ def produce_and_trigger(source: Operands, target: Operands) -> None:
     from benchmarks import triton_kernel
 
     triton_kernel.negate(source.input, target.input)
+
+
+PRODUCERS = {"ordinary": produce, "trigger": produce_and_trigger}  # by what a ladder's launches are `behind`

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.comparison import geometric_mean
 from benchmarks.measure import Sample, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
-from benchmarks.producers import produce, produce_and_trigger
+from benchmarks.producers import PRODUCERS
 from benchmarks.providers import MoeCute
 from benchmarks.shapes import Case
 from benchmarks.tune import EPILOGUE, LEAST_US, Calls, Ladder, Launch, launches
@@ -39,9 +39,6 @@ class Behind(str, Enum):
     itself = "itself"
     trigger = "trigger"
     ordinary = "ordinary"
-
-
-PRODUCERS = {Behind.trigger: produce_and_trigger, Behind.ordinary: produce}
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,8 @@ def regret_of(case: Case, device: torch.device, threads: Sequence[int], behind: 
 
     operands = rotating_operands(case, device)
     kernel = case.topk if any(row["topk"] == case.topk for row in variants() if row["backend"] == "cuda") else 0
-    calls = dict(launches(case, Ladder(case.dtype, case.topk, kernel, case.epilogue), threads))
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    calls = dict(launches(case, Ladder(case.dtype, case.topk, kernel, case.epilogue), threads, multiprocessors))
     chosen = chosen_launch(operands[0], behind)
     calls.setdefault(chosen, MoeCute().prepare(case, operands, 1.0))
     samples = _measured(calls, operands, case, behind)
@@ -97,7 +95,7 @@ def regret_of(case: Case, device: torch.device, threads: Sequence[int], behind: 
 def _measured(calls: Calls, operands: Sequence[Operands], case: Case, behind: Behind) -> dict[Launch, Sample]:
     if behind is Behind.itself:
         return measure_cold(calls, operands, case.bytes_moved, REPLAYS, REPLAY_US)
-    return measure_chain(calls, operands, PRODUCERS[behind], case.bytes_moved, REPLAYS, REPLAY_US)
+    return measure_chain(calls, operands, PRODUCERS[behind.value], case.bytes_moved, REPLAYS, REPLAY_US)
 
 
 def chosen_launch(operands: Operands, behind: Behind) -> Launch:

@@ -15,13 +15,13 @@ from benchmarks.correctness import find_error
 from benchmarks.fused import FUSED
 from benchmarks.measure import REPLAYS, Sample, capture, measure_chain, measure_cold, measure_cpu, measure_host
 from benchmarks.operands import Operands, make_operands, rotating_operands
-from benchmarks.producers import produce, produce_and_trigger
+from benchmarks.producers import PRODUCERS
 from benchmarks.providers import COPY, PLAIN, Call, PlainProvider, Provider
 from benchmarks.records import Record, Writer
 from benchmarks.shapes import Case
 
 MEASURES = ("cold", "chain", "chain_pdl", "host")
-CHAINS = ("chain", "chain_pdl")  # behind an ordinary producer, and behind one that lets the next kernel start early
+CHAINS = {"chain": "ordinary", "chain_pdl": "trigger"}  # by measure: the producer
 SCALE = 2.5  # DeepSeek-V3's routed_scaling_factor
 QUICK_REPLAYS = 5
 NO_SCALE_NOTE = "timed without routed_scaling_factor"
@@ -80,7 +80,7 @@ class Runner:
         if measure == "cold":
             return measure_cold(calls, operands, case.bytes_moved, self._replays)
         behind_producer = {name: call for name, call in calls.items() if name != COPY}
-        producer = produce if measure == "chain" else produce_and_trigger
+        producer = PRODUCERS[CHAINS[measure]]
         return measure_chain(behind_producer, operands, producer, case.bytes_moved, self._replays)
 
     def _prepare(

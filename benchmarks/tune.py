@@ -15,7 +15,7 @@ from rich.progress import track
 from benchmarks import environment
 from benchmarks.measure import FASTEST_BYTES_PER_US, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
-from benchmarks.producers import produce, produce_and_trigger
+from benchmarks.producers import PRODUCERS
 from benchmarks.shapes import Case
 
 #          hidden, tokens
@@ -34,7 +34,6 @@ NEAR = 1.06
 COLD_WEIGHT = 2 / 3  # of a launch that may overlap: most of it is hidden behind a producer, and the rest is noisier
 # Blocks that an H100 starts and ends, at most: [1024, 2, 4096] takes 20.6 us in 16384 blocks, and 8.5 in 4096.
 BLOCKS_PER_US = 800
-USUAL_MULTIPROCESSORS = 132  # of an H100 or H200
 MEASURED_ANYWAY_US = 1.5  # whatever their blocks, calls as short as this
 FUSED_THREADS = 256  # a fused kernel has too many registers for larger blocks
 WORTH_A_STEP = 1.01  # a launch that is faster by less at one point may well be slower beside it
@@ -109,8 +108,7 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
     kinds = ("trigger", "ordinary") if major >= 9 else ("ordinary",)
     for ladder in track(ladders, description="ladders"):
         measured = {
-            shape: _times(ladder, *shape, device, threads, multiprocessors, kinds)
-            for shape in shapes_of(ladder, threads)
+            shape: _times(ladder, *shape, device, threads, multiprocessors, kinds) for shape in shapes_of(ladder)
         }
         dtype, epilogue, topk = ladder.key
         found: list[dict[str, object]] = []
@@ -121,12 +119,12 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
         _put(path, 10 * major + minor, found)
 
 
-def shapes_of(ladder: Ladder, threads: Sequence[int]) -> list[tuple[int, int]]:
+def shapes_of(ladder: Ladder) -> list[tuple[int, int]]:
     """Those of SHAPES with launches to measure: none where the spec no longer has the ladder's kernels."""
     return [
         (hidden, tokens)
         for hidden, tokens in SHAPES
-        if any(launches(Case(ladder.dtype, ladder.topk, hidden, tokens, epilogue=ladder.epilogue), ladder, threads))
+        if _kernels(Case(ladder.dtype, ladder.topk, hidden, tokens, epilogue=ladder.epilogue), ladder)
     ]
 
 
@@ -205,14 +203,14 @@ def _times(
 
     def behind_trigger(calls: Calls, replays: int) -> Times:
         alone = measure_cold(calls, operands, case.bytes_moved, replays, REPLAY_US)
-        behind = measure_chain(calls, operands, produce_and_trigger, case.bytes_moved, replays, REPLAY_US)
+        behind = measure_chain(calls, operands, PRODUCERS["trigger"], case.bytes_moved, replays, REPLAY_US)
         return {
             each: alone[each].median_us ** COLD_WEIGHT * max(behind[each].median_us, LEAST_US) ** (1 - COLD_WEIGHT)
             for each in calls
         }
 
     def behind_ordinary(calls: Calls, replays: int) -> Times:
-        behind = measure_chain(calls, operands, produce, case.bytes_moved, replays, REPLAY_US)
+        behind = measure_chain(calls, operands, PRODUCERS["ordinary"], case.bytes_moved, replays, REPLAY_US)
         return {each: behind[each].median_us for each in calls}
 
     if "trigger" not in kinds:  # nor does anything overlap, for which a launch could prefetch
@@ -266,7 +264,7 @@ def _amounts(case: Case, multiprocessors: int) -> Iterator[int]:
 
 
 def launches(
-    case: Case, ladder: Ladder, threads: Sequence[int], multiprocessors: int = USUAL_MULTIPROCESSORS
+    case: Case, ladder: Ladder, threads: Sequence[int], multiprocessors: int
 ) -> Iterator[tuple[Launch, Callable[[Operands], object]]]:
     """All that differ in what they do: once a launch prefetches all, more is the same."""
     from moe_cute._extension import _C

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,11 @@ from tests.variants import manifest
 CASE = Case("bfloat16", 3, 1024, 2, epilogue="weighted_shared")
 
 
+@pytest.fixture
+def an_h100(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=132))
+
+
 def test_a_seed_draws_the_same_calls() -> None:
     def drawn(seed: int) -> list[Case]:
         rng = random.Random(seed)
@@ -28,7 +34,7 @@ def test_a_seed_draws_the_same_calls() -> None:
     assert {case.epilogue for case in drawn(1)} == {"plain", "weighted_shared", "unpermute_weighted_shared"}
 
 
-def test_the_chosen_launch_is_compared_with_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chosen_launch_is_compared_with_the_best(monkeypatch: pytest.MonkeyPatch, an_h100: None) -> None:
     chosen, best = Launch(8, 512, 0), Launch(4, 128, 12)  # blocks that no ladder of a fused kernel may name
 
     def measure(
@@ -59,7 +65,7 @@ def test_the_chosen_launch_is_compared_with_the_best(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_each_kernel_before_is_measured_and_asked_about(
-    monkeypatch: pytest.MonkeyPatch, behind: regret.Behind, asked: str, producer: object
+    monkeypatch: pytest.MonkeyPatch, an_h100: None, behind: regret.Behind, asked: str, producer: object
 ) -> None:
     seen: list[object] = []
 

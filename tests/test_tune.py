@@ -121,7 +121,7 @@ def test_ladders_that_are_not_measured_again_stay(tmp_path: Path) -> None:
 
 
 def test_every_ladder_has_something_to_measure() -> None:
-    assert all(tune.shapes_of(each, manifest()["threads"]) == list(tune.SHAPES) for each in tune.LADDERS)
+    assert all(tune.shapes_of(each) == list(tune.SHAPES) for each in tune.LADDERS)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_ladders_whose_kernels_left_the_spec_are_left_out(
 ) -> None:
     kept = [row for row in moe_cute.variants() if any(row[key] != value for key, value in gone.items())]
     monkeypatch.setattr(moe_cute, "variants", lambda: kept)
-    found = {str(each) for each in tune.LADDERS if not tune.shapes_of(each, manifest()["threads"])}
+    found = {str(each) for each in tune.LADDERS if not tune.shapes_of(each)}
     assert found == left_out
 
 
