@@ -20,10 +20,11 @@ from benchmarks.shapes import Case
 
 #          hidden, tokens
 SHAPES = (
-    *((4096, tokens) for tokens in (1, 4, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 8192)),
+    *((4096, tokens) for tokens in (1, 4, 16, 24, 32, 64, 96, 128, 192, 256, 512, 1024, 8192)),
     *((2048, tokens) for tokens in (1, 16, 64, 256)),
-    *((2880, tokens) for tokens in (256, 512)),
-    *((7168, tokens) for tokens in (1, 16, 64)),
+    *((2880, tokens) for tokens in (64, 256, 512)),
+    (5120, 64),
+    *((7168, tokens) for tokens in (1, 16, 32, 64)),
 )
 VECTOR_BYTES = (16, 8, 4)
 PREFETCH_KIB = (0, 12, 24, 40)
