@@ -111,13 +111,13 @@ def ladder(behind: str, topk: int, threads: int, l2_mib: int = 50) -> dict[str, 
     return {**kind, "measured": machine, "steps": [step]}
 
 
-def test_ladders_that_are_not_measured_again_stay(tmp_path: Path) -> None:
+def test_ladders_that_are_not_measured_again_stay_and_all_are_in_order(tmp_path: Path) -> None:
     path = tmp_path / "sm90.yaml"
     others = [ladder("ordinary", 2, 64), ladder("ordinary", 8, 64, l2_mib=60)]
     tune._put(path, 90, [ladder("trigger", 8, 64), ladder("ordinary", 8, 64), *others])
     tune._put(path, 90, [ladder("trigger", 8, 128), ladder("ordinary", 8, 128)])
     ladders = yaml.safe_load(path.read_text())["ladders"]
-    assert ladders == [ladder("trigger", 8, 128), ladder("ordinary", 8, 128), *others]
+    assert ladders == [others[0], ladder("ordinary", 8, 128), others[1], ladder("trigger", 8, 128)]
 
 
 def test_every_ladder_has_something_to_measure() -> None:
