@@ -137,8 +137,8 @@ def _put(path: Path, architecture: int, found: Sequence[dict[str, object]]) -> N
         built = spec.load(SPEC)
         ladders = tuning.load(path, built, rules.variants(built)).model_dump()["ladders"]
     by_kind = {tuple(each[key] for key in tuning.KIND): each for each in [*ladders, *found]}
-    in_order = sorted(by_kind.values(), key=lambda each: [(isinstance(each[key], str), each[key]) for key in tuning.KIND])
-    file = {"edition": 1, "architecture": architecture, "ladders": in_order}
+    kinds = sorted(by_kind, key=lambda kind: [(isinstance(part, str), part) for part in kind])  # topk may be "any"
+    file = {"edition": 1, "architecture": architecture, "ladders": [by_kind[kind] for kind in kinds]}
     tuning.write_tuning(path, tuning.TuningFile.model_validate(file))
 
 
