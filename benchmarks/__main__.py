@@ -1,4 +1,4 @@
-"""Command line: `python -m benchmarks run`, `report`, `plot`, `tune`, `regret`."""
+"""Command line: `python -m benchmarks run`, `report`, `plot`, `tune`, `fit`, `regret`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import environment, plot, records, regret, report, runner, shapes, tune
+from benchmarks import environment, ladders, plot, records, regret, report, runner, shapes, sizes, tune
 from benchmarks.fused import FUSED
 from benchmarks.providers import PLAIN
 from benchmarks.records import RecordError, Results, Writer
@@ -19,6 +19,7 @@ from benchmarks.records import RecordError, Results, Writer
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "generated" / "manifest.json"
 TUNING = ROOT / "specs" / "tuning"
+TIMES = ROOT / "build" / "tuning_times.jsonl"
 RESULTS = Path(__file__).resolve().parent / "results"
 GPU_GRIDS = ("main", "outside", "layout", "fused")
 REPORT_WIDTH = 200  # a table of every provider, where the output is a file or a pipe and has no width of its own
@@ -79,16 +80,37 @@ def tune_command(
     only: Annotated[
         str, typer.Option(help=f"Comma-separated ladders, of {', '.join(map(str, tune.LADDERS))}. Default: all.")
     ] = "",
+    at: Annotated[
+        str,
+        typer.Option("--sizes", help="Comma-separated, as 4096x16 (hidden, tokens). Default: those of every ladder."),
+    ] = "",
+    times: Annotated[Path, typer.Option(help="Where all times are kept, for ladders to be fitted to.")] = TIMES,
 ) -> None:
     """Measure launches on this GPU and write the fastest down; `python -m generator` turns them into the table."""
+    shapes_ = _parse_sizes(at) or tune.SHAPES
     device = _measured_gpu()
     # Not those whose kernels have left the spec.
-    ladders = {str(ladder): ladder for ladder in tune.LADDERS if tune.shapes_of(ladder)}
-    names = _choose("--only", only or ",".join(ladders), list(ladders))
+    built = {str(ladder): ladder for ladder in tune.LADDERS if tune.shapes_of(ladder)}
+    names = _choose("--only", only or ",".join(built), list(built))
     major, minor = torch.cuda.get_device_capability(device)
     path = out or TUNING / f"sm{10 * major + minor}.yaml"
-    tune.tune(path, device, _threads(), [ladders[name] for name in names])
-    console.print(f"written: {path}; now `make build`", highlight=False)
+    wanting = tune.tune(path, times, device, _threads(), [built[name] for name in names], shapes_)
+    for ladder in wanting:
+        console.print(f"{ladder}: left as it is, {times} has not all sizes of it", highlight=False)
+    console.print(f"{len(names) - len(wanting)} of {len(names)} ladders into {path}; now `make build`", highlight=False)
+
+
+@app.command("fit")
+def fit_command(
+    times: Annotated[list[Path] | None, typer.Argument(help="Files of times, of which the last count.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the tuning files.")] = TUNING,
+) -> None:
+    """Fit ladders again to the times that `tune` has kept; no GPU needed."""
+    for known in ladders.by_kernels(size for path in times or [TIMES] for size in _read_sizes(path)):
+        path = out / f"sm{known[0].architecture}.yaml"
+        what = f"{'/'.join(map(str, known[0].kernels[1:4]))}, L2 of {known[0].l2_mib} MiB"
+        outcome = f"into {path}" if tune.fit(path, known) else "left as it is: not all sizes were measured"
+        console.print(f"{what}: {outcome}", highlight=False)
 
 
 @app.command("regret")
@@ -129,6 +151,23 @@ def _measured_gpu() -> torch.device:
     if not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device, and a launch is only true where it was measured")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _parse_sizes(text: str) -> list[tuple[int, int]]:
+    try:
+        found = [tuple(map(int, part.split("x"))) for part in text.split(",") if text]
+    except ValueError:
+        found = [()]
+    if any(len(size) != 2 or min(size) < 1 for size in found):
+        raise typer.BadParameter(f"{text!r} is no list of HIDDENxTOKENS, as 4096x16,2880x64", param_hint="--sizes")
+    return [(hidden, tokens) for hidden, tokens in found]
+
+
+def _read_sizes(path: Path) -> list[ladders.Size]:
+    try:
+        return sizes.read(path)
+    except sizes.SizesError as error:
+        raise typer.BadParameter(str(error), param_hint="TIMES") from None
 
 
 def _threads() -> list[int]:

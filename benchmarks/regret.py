@@ -16,12 +16,13 @@ import torch
 from rich.table import Table
 
 from benchmarks.comparison import geometric_mean
+from benchmarks.ladders import LEAST_US, Launch
 from benchmarks.measure import Sample, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
 from benchmarks.producers import PRODUCERS
 from benchmarks.providers import MoeCute
 from benchmarks.shapes import Case
-from benchmarks.tune import EPILOGUE, LEAST_US, Calls, Ladder, Launch, launches
+from benchmarks.tune import EPILOGUE, Calls, Ladder, launches
 
 DTYPES = ("bfloat16", "bfloat16", "float16", "float32")
 TOPKS = (8, 8, 8, 8, 1, 2, 3, 4, 5, 6, 7, 9, 10, 12)

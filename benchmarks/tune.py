@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import track
 
-from benchmarks import environment
+from benchmarks import environment, ladders, sizes
+from benchmarks.ladders import Launch, Size, Times
 from benchmarks.measure import FASTEST_BYTES_PER_US, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
 from benchmarks.producers import PRODUCERS
@@ -30,19 +29,14 @@ VECTOR_BYTES = (16, 8, 4)
 PREFETCH_KIB = (0, 12, 24, 40)
 ROUNDS = (3, 9)  # replays of every launch, then of those that came near the fastest
 REPLAY_US = 200.0
-LEAST_US = 0.1  # what another kernel hides may come out as nothing, or less
 NEAR = 1.06
-COLD_WEIGHT = 2 / 3  # of a launch that may overlap: most of it is hidden behind a producer, and the rest is noisier
 # Blocks that an H100 starts and ends, at most: [1024, 2, 4096] takes 20.6 us in 16384 blocks, and 8.5 in 4096.
 BLOCKS_PER_US = 800
 MEASURED_ANYWAY_US = 1.5  # whatever their blocks, calls as short as this
 FUSED_THREADS = 256  # a fused kernel has too many registers for larger blocks
-WORTH_A_STEP = 1.01  # a launch that is faster by less at one point may well be slower beside it
-UNEVEN = 0.05  # [128, 8, 4096] takes 3.1 us in 128 blocks on 132 multiprocessors, [64, 8, 7168] 3.3 in 112, not 2.7
 
 # A fused kernel is measured with shared_output, which not every call has: its ladder serves both.
 EPILOGUE = {"plain": "plain", "weighted_shared": "weighted", "unpermute_weighted_shared": "permuted"}
-SPEC = Path(__file__).resolve().parent.parent / "specs" / "sum_reduce.yaml"
 
 
 @dataclass(frozen=True)
@@ -77,28 +71,30 @@ LADDERS = (
 )
 
 
-@dataclass(frozen=True, order=True)
-class Launch:
-    vector_width: int
-    threads: int
-    prefetch_kib: int
-
-    def __str__(self) -> str:
-        prefetch = f" prefetch {self.prefetch_kib} KiB" if self.prefetch_kib else ""
-        return f"{self.vector_width} x {self.threads}{prefetch}"
-
-
-Times = dict[Launch, float]
 Calls = dict[Launch, Callable[[Operands], object]]
 
 
-def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequence[Ladder] = LADDERS) -> None:
-    """Measures ladders and puts each into `path` as it is done, in place of one that measures the same. About 50
-    seconds each on an H200."""
+def tune(
+    path: Path,
+    times_path: Path,
+    device: torch.device,
+    threads: Sequence[int],
+    chosen: Sequence[Ladder] = LADDERS,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+) -> list[Ladder]:
+    """Measures ladders at `shapes` (hidden, tokens), about 50 seconds each on an H200 at all of SHAPES.
+
+    As each is done, its times go to the end of `times_path`. If that file then has all of SHAPES of its kernels on such
+    a GPU, the ladder fitted to what it has of them goes into `path`, in place of the one that was there.
+
+    Returns:
+        the ladders that did not, for want of other sizes.
+    """
     facts = environment.describe(device, None)
     major, minor = torch.cuda.get_device_capability(device)
+    architecture = 10 * major + minor
     properties = torch.cuda.get_device_properties(device)
-    multiprocessors, l2_mib = properties.multi_processor_count, properties.L2_cache_size >> 20
+    l2_mib = properties.L2_cache_size >> 20
     machine = {
         "gpu": facts["device"],
         "date": facts["date"][:10],
@@ -106,85 +102,42 @@ def tune(path: Path, device: torch.device, threads: Sequence[int], ladders: Sequ
         "cuda": facts["cuda"],
         "torch": str(torch.__version__),
     }
-    kinds = ("trigger", "ordinary") if major >= 9 else ("ordinary",)
-    for ladder in track(ladders, description="ladders"):
-        measured = {
-            shape: _times(ladder, *shape, device, threads, multiprocessors, kinds) for shape in shapes_of(ladder)
-        }
-        dtype, epilogue, topk = ladder.key
-        found: list[dict[str, object]] = []
-        for behind in kinds:
-            times = {shape: _beside(times[behind], *shape, multiprocessors) for shape, times in measured.items()}
-            kind = {"behind": behind, "dtype": dtype, "epilogue": epilogue, "topk": topk, "l2_mib": l2_mib}
-            found.append({**kind, "measured": machine, "steps": list(_steps(times))})
-        _put(path, 10 * major + minor, found)
+    wanting = []
+    for ladder in track(chosen, description="ladders"):
+        measured = [
+            Size(
+                architecture,
+                *ladder.key,
+                l2_mib,
+                properties.multi_processor_count,
+                machine,
+                *shape,
+                _times(ladder, *shape, device, threads, properties.multi_processor_count, overlaps=major >= 9),
+            )
+            for shape in shapes_of(ladder, shapes)
+        ]
+        sizes.append(times_path, measured)
+        known = [size for size in sizes.read(times_path) if measured and size.kernels == measured[0].kernels]
+        if not all(fit(path, each) for each in ladders.by_kernels(known)):
+            wanting.append(ladder)
+    return wanting
 
 
-def shapes_of(ladder: Ladder) -> list[tuple[int, int]]:
-    """Those of SHAPES with launches to measure: none where the spec no longer has the ladder's kernels."""
+def fit(path: Path, known: Sequence[Size]) -> bool:
+    """Puts the ladders of some kernels into a tuning file, but only if all of SHAPES were measured."""
+    if not {(size.hidden, size.tokens) for size in known} >= set(SHAPES):
+        return False
+    ladders.put(path, known[0].architecture, list(ladders.fitted(known)))
+    return True
+
+
+def shapes_of(ladder: Ladder, shapes: Sequence[tuple[int, int]] = SHAPES) -> list[tuple[int, int]]:
+    """Those with launches to measure: none where the spec no longer has the ladder's kernels."""
     return [
         (hidden, tokens)
-        for hidden, tokens in SHAPES
+        for hidden, tokens in shapes
         if _kernels(Case(ladder.dtype, ladder.topk, hidden, tokens, epilogue=ladder.epilogue), ladder)
     ]
-
-
-def _put(path: Path, architecture: int, found: Sequence[dict[str, object]]) -> None:
-    from generator import rules, spec, tuning
-
-    ladders: list[dict[str, Any]] = []
-    if path.exists():
-        built = spec.load(SPEC)
-        ladders = tuning.load(path, built, rules.variants(built)).model_dump()["ladders"]
-    by_kind = {tuple(each[key] for key in tuning.KIND): each for each in [*ladders, *found]}
-    kinds = sorted(by_kind, key=lambda kind: [(isinstance(part, str), part) for part in kind])  # topk may be "any"
-    file = {"edition": 1, "architecture": architecture, "ladders": [by_kind[kind] for kind in kinds]}
-    tuning.write_tuning(path, tuning.TuningFile.model_validate(file))
-
-
-def _steps(measured: dict[tuple[int, int], Times]) -> Iterator[dict[str, object]]:
-    points: dict[int, Times] = {}
-    for (hidden, tokens), times in sorted(measured.items(), key=lambda item: math.prod(item[0])):
-        points[tokens * hidden] = _mean(points.get(tokens * hidden, times), times)
-    chosen = _smooth(list(points.values()))
-    bounds = [math.isqrt(here * there) for here, there in pairwise(points)]
-    for index, launch in enumerate(chosen):
-        if index + 1 < len(chosen) and chosen[index + 1] == launch:
-            continue  # the next step says the same
-        yield {
-            "outputs": bounds[index] if index < len(bounds) else "any",
-            "vector_width": launch.vector_width,
-            "threads": launch.threads,
-            "prefetch_kib": launch.prefetch_kib,
-        }
-
-
-def _smooth(points: Sequence[Times]) -> list[Launch]:
-    """One launch for each point: the fastest ladder, where each step costs as much as WORTH_A_STEP at one point."""
-    paths: dict[Launch, tuple[float, list[Launch]]] = {launch: (0.0, []) for launch in points[0]}
-    for times in points:
-        cheapest, shortest = min(paths.values(), key=lambda path: path[0])
-        stepped = (cheapest + math.log(WORTH_A_STEP), shortest)
-        paths = {
-            launch: (cost + math.log(time), [*path, launch])
-            for launch, time in times.items()
-            for cost, path in [min(paths.get(launch, stepped), stepped, key=lambda path: path[0])]
-        }
-    return min(paths.values(), key=lambda path: path[0])[1]
-
-
-def _mean(some: Times, others: Times) -> Times:
-    return {launch: math.sqrt(some[launch] * others[launch]) for launch in some.keys() & others.keys()}
-
-
-def _beside(times: Times, hidden: int, tokens: int, multiprocessors: int) -> Times:
-    """An estimate of the times at sizes nearby, where blocks come out less even on the multiprocessors."""
-
-    def unevenness(launch: Launch) -> float:
-        blocks = tokens * hidden / (launch.vector_width * launch.threads)
-        return multiprocessors / blocks if blocks > multiprocessors / 2 else 0.0
-
-    return {launch: time * (1 + UNEVEN * unevenness(launch)) for launch, time in times.items()}
 
 
 def _times(
@@ -194,32 +147,32 @@ def _times(
     device: torch.device,
     threads: Sequence[int],
     multiprocessors: int,
-    kinds: Sequence[str],
+    overlaps: bool,
 ) -> dict[str, Times]:
-    """Microseconds of each launch, by what it is behind: a kernel that triggers, on cold operands and on those that it
-    has just written (their weighted geometric mean); an ordinary one, which has just written them.
-    """
+    """Of each launch, by what it is behind."""
     case = Case(ladder.dtype, ladder.topk, hidden, tokens, epilogue=ladder.epilogue)
     operands = rotating_operands(case, device, caches=2)
     calls = dict(launches(case, ladder, threads, multiprocessors))
 
-    def behind_trigger(calls: Calls, replays: int) -> Times:
-        alone = measure_cold(calls, operands, case.bytes_moved, replays, REPLAY_US)
-        behind = measure_chain(calls, operands, PRODUCERS["trigger"], case.bytes_moved, replays, REPLAY_US)
-        return {
-            each: alone[each].median_us ** COLD_WEIGHT * max(behind[each].median_us, LEAST_US) ** (1 - COLD_WEIGHT)
-            for each in calls
-        }
+    def cold(calls: Calls, replays: int) -> Times:
+        found = measure_cold(calls, operands, case.bytes_moved, replays, REPLAY_US)
+        return {each: found[each].median_us for each in calls}
 
-    def behind_ordinary(calls: Calls, replays: int) -> Times:
-        behind = measure_chain(calls, operands, PRODUCERS["ordinary"], case.bytes_moved, replays, REPLAY_US)
-        return {each: behind[each].median_us for each in calls}
+    def behind(producer: str, calls: Calls, replays: int) -> Times:
+        found = measure_chain(calls, operands, PRODUCERS[producer], case.bytes_moved, replays, REPLAY_US)
+        return {each: found[each].median_us for each in calls}
 
-    if "trigger" not in kinds:  # nor does anything overlap, for which a launch could prefetch
+    def behind_trigger(calls: Calls, replays: int) -> dict[str, Times]:
+        return {"itself": cold(calls, replays), "trigger": behind("trigger", calls, replays)}
+
+    def behind_ordinary(calls: Calls, replays: int) -> dict[str, Times]:
+        return {"ordinary": behind("ordinary", calls, replays)}
+
+    if not overlaps:  # for which a launch could prefetch
         plain = {each: call for each, call in calls.items() if not each.prefetch_kib}
-        return {"ordinary": _narrowed(plain, behind_ordinary)}
-    found = {"trigger": _narrowed(calls, behind_trigger), "ordinary": _narrowed(calls, behind_ordinary)}
-    return {kind: _with_equals(times) for kind, times in found.items()}
+        return _narrowed(plain, behind_ordinary)
+    found = _narrowed(calls, behind_trigger) | _narrowed(calls, behind_ordinary)
+    return {predecessor: _with_equals(times) for predecessor, times in found.items()}
 
 
 def _with_equals(times: Times) -> Times:
@@ -233,12 +186,14 @@ def _with_equals(times: Times) -> Times:
     return {launch: times[equal] for launch, equal in most.items()}
 
 
-def _narrowed(calls: Calls, measure: Callable[[Calls, int], Times]) -> Times:
+def _narrowed(calls: Calls, measure: Callable[[Calls, int], dict[str, Times]]) -> dict[str, Times]:
     first, second = ROUNDS
-    times = measure(calls, first)
-    bound = NEAR * min(times.values())
-    near = {launch: call for launch, call in calls.items() if times[launch] <= bound}
-    return times | measure(near, second)
+    found = measure(calls, first)
+    deciding = ladders.combined(found["itself"], found["trigger"]) if "trigger" in found else found["ordinary"]
+    bound = NEAR * min(deciding.values())
+    near = {launch: call for launch, call in calls.items() if deciding[launch] <= bound}
+    again = measure(near, second)
+    return {predecessor: times | again[predecessor] for predecessor, times in found.items()}
 
 
 def _kernels(case: Case, ladder: Ladder) -> dict[int, str]:

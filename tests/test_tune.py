@@ -1,65 +1,76 @@
-"""What the tuner makes of its measurements; the measuring itself wants a GPU."""
+"""What the tuner measures; the measuring itself wants a GPU."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 import moe_cute
-from benchmarks import tune
+from benchmarks import sizes, tune
+from benchmarks.ladders import Launch
+from benchmarks.measure import Sample
+from benchmarks.producers import produce
 from benchmarks.shapes import Case
-from benchmarks.tune import Ladder, Launch
+from benchmarks.tune import Ladder
 from tests.variants import manifest
 
-WIDE, NARROW = Launch(8, 256, 0), Launch(2, 256, 40)
+BEST = {"itself": Launch(4, 128, 0), "trigger": Launch(8, 256, 12), "ordinary": Launch(2, 64, 0)}
 
 
-def test_a_launch_that_is_hardly_faster_makes_no_step() -> None:
-    assert tune._smooth([{WIDE: 1.0, NARROW: 1.5}, {WIDE: 2.0, NARROW: 1.99}]) == [WIDE, WIDE]
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One on which the best launch takes 1 us, those that differ by their prefetching alone 1.02, and others 8. Returns
+    how many launches each measurement was asked for."""
+    asked = []
+
+    def samples(behind: str, calls: Mapping[Launch, object]) -> dict[Launch, Sample]:
+        def us(launch: Launch) -> float:
+            best = BEST[behind]
+            like_it = (launch.vector_width, launch.threads) == (best.vector_width, best.threads)
+            return 1.0 if launch == best else 1.02 if like_it else 8.0
+
+        asked.append(len(calls))
+        return {launch: Sample.of([us(launch)] * 2) for launch in calls}
+
+    def cold(calls: Mapping[Launch, object], *_: object) -> dict[Launch, Sample]:
+        return samples("itself", calls)
+
+    def chain(calls: Mapping[Launch, object], operands: object, producer: object, *_: object) -> dict[Launch, Sample]:
+        return samples("ordinary" if producer is produce else "trigger", calls)
+
+    facts = {"device": "some GPU", "date": "2026-11-27 12:00 UTC", "driver": "580", "cuda": "13.0"}
+    properties = SimpleNamespace(multi_processor_count=132, L2_cache_size=50 << 20)
+    monkeypatch.setattr(tune, "measure_cold", cold)
+    monkeypatch.setattr(tune, "measure_chain", chain)
+    monkeypatch.setattr(tune.environment, "describe", lambda *_: facts)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    return asked
 
 
-def test_a_faster_launch_makes_a_step() -> None:
-    assert tune._smooth([{WIDE: 1.5, NARROW: 1.0}, {WIDE: 2.0, NARROW: 2.5}]) == [NARROW, WIDE]
+def test_ladders_are_written_once_all_sizes_are_measured(
+    a_gpu: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tune, "SHAPES", ((4096, 1), (2048, 3)))
+    path, times = tmp_path / "sm90.yaml", tmp_path / "times.jsonl"
+    eight = Ladder("bfloat16", 8, 8)
 
+    def measure(*shapes: tuple[int, int]) -> Sequence[Ladder]:
+        return tune.tune(path, times, torch.device("cpu"), manifest()["threads"], [eight], shapes)
 
-def test_little_gains_that_add_up_make_a_step() -> None:
-    points = [{WIDE: 1.5, NARROW: 1.0}, *[{WIDE: 2.0, NARROW: 2.016}] * 2]
-    assert tune._smooth(points) == [NARROW, WIDE, WIDE]
-
-
-def test_one_outlier_makes_no_two_steps() -> None:
-    points = [{WIDE: 1.0, NARROW: 1.1}, {WIDE: 1.0, NARROW: 0.985}, {WIDE: 1.0, NARROW: 1.1}]
-    assert tune._smooth(points) == [WIDE, WIDE, WIDE]
-
-
-def test_a_launch_that_is_not_measured_everywhere_is_chosen_only_where_it_is() -> None:
-    assert tune._smooth([{WIDE: 1.5, NARROW: 1.0}, {WIDE: 2.0}]) == [NARROW, WIDE]
-
-
-def test_steps_lie_halfway_between_the_sizes_by_their_logarithm() -> None:
-    measured = {(4096, 4): {WIDE: 2.0, NARROW: 2.5}, (4096, 1): {WIDE: 1.5, NARROW: 1.0}}
-    assert list(tune._steps(measured)) == [
-        {"outputs": 2 * 4096, "vector_width": 2, "threads": 256, "prefetch_kib": 40},
-        {"outputs": "any", "vector_width": 8, "threads": 256, "prefetch_kib": 0},
-    ]
-
-
-def test_shapes_of_one_size_are_one_point() -> None:
-    measured = {(2048, 2): {WIDE: 1.0, NARROW: 1.1}, (4096, 1): {WIDE: 1.5, NARROW: 1.2}}
-    assert [step["vector_width"] for step in tune._steps(measured)] == [2]
-
-
-@pytest.mark.parametrize(
-    ("tokens", "expected"),
-    [
-        (8, WIDE),  # 16 blocks: each has a multiprocessor to itself
-        (64, NARROW),  # 128 blocks for 132 multiprocessors: at another size, some would have two
-        (8192, WIDE),  # so many that it is no matter
-    ],
-)
-def test_few_blocks_a_multiprocessor_count_less(tokens: int, expected: Launch) -> None:
-    times = tune._beside({WIDE: 1.0, NARROW: 1.02}, 4096, tokens, 132)
-    assert min(times, key=lambda launch: times[launch]) == expected
+    assert measure((4096, 1)) == [eight]
+    assert not path.exists()
+    assert measure((2048, 3)) == []
+    ordinary, trigger = yaml.safe_load(path.read_text())["ladders"]
+    chosen = [(each["vector_width"], each["threads"]) for each in (ordinary["steps"][0], trigger["steps"][0])]
+    assert chosen == [(2, 64), (4, 128)]  # cold counts more
+    assert trigger["l2_mib"] == 50 and trigger["measured"]["date"] == "2026-11-27"
+    assert [(size.hidden, size.tokens) for size in sizes.read(times)] == [(4096, 1), (2048, 3)]
+    every, near = a_gpu[0], a_gpu[2]
+    assert a_gpu[:4] == [every, every, near, near] and 0 < near < every
 
 
 @pytest.mark.parametrize(
@@ -102,22 +113,6 @@ def test_what_is_measured_is_what_such_a_call_gets(
     )
     expected = {width: f"sum_reduce_cuda_bf16_{named.format(width)}" for width in (8, 4, 2)}
     assert {width: found[width] for width in expected} == expected
-
-
-def ladder(behind: str, topk: int, threads: int, l2_mib: int = 50) -> dict[str, object]:
-    machine = dict.fromkeys(("gpu", "date", "driver", "cuda", "torch"), f"{threads}")
-    step = {"outputs": "any", "vector_width": 8, "threads": threads, "prefetch_kib": 0}
-    kind = {"behind": behind, "dtype": "bfloat16", "epilogue": "plain", "topk": topk, "l2_mib": l2_mib}
-    return {**kind, "measured": machine, "steps": [step]}
-
-
-def test_ladders_that_are_not_measured_again_stay_and_all_are_in_order(tmp_path: Path) -> None:
-    path = tmp_path / "sm90.yaml"
-    others = [ladder("ordinary", 2, 64), ladder("ordinary", 8, 64, l2_mib=60)]
-    tune._put(path, 90, [ladder("trigger", 8, 64), ladder("ordinary", 8, 64), *others])
-    tune._put(path, 90, [ladder("trigger", 8, 128), ladder("ordinary", 8, 128)])
-    ladders = yaml.safe_load(path.read_text())["ladders"]
-    assert ladders == [others[0], ladder("ordinary", 8, 128), others[1], ladder("trigger", 8, 128)]
 
 
 def test_every_ladder_has_something_to_measure() -> None:

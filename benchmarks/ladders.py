@@ -1,0 +1,148 @@
+"""From the times of all launches at some sizes to ladders: the launch for outputs of each size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+COLD_WEIGHT = 2 / 3  # of a launch that may overlap: most of it is hidden behind a producer, and the rest is noisier
+LEAST_US = 0.1  # what another kernel hides may come out as nothing, or less
+WORTH_A_STEP = 1.01  # a launch that is faster by less at one point may well be slower beside it
+UNEVEN = 0.05  # [128, 8, 4096] takes 3.1 us in 128 blocks on 132 multiprocessors, [64, 8, 7168] 3.3 in 112, not 2.7
+
+SPEC = Path(__file__).resolve().parent.parent / "specs" / "sum_reduce.yaml"
+
+
+@dataclass(frozen=True, order=True)
+class Launch:
+    vector_width: int
+    threads: int
+    prefetch_kib: int
+
+    def __str__(self) -> str:
+        prefetch = f" prefetch {self.prefetch_kib} KiB" if self.prefetch_kib else ""
+        return f"{self.vector_width} x {self.threads}{prefetch}"
+
+
+Times = dict[Launch, float]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What was measured of some kernels at one size, on one machine.
+
+    `times` are microseconds, by what a launch was behind: `itself`, cold; `trigger` and `ordinary`, kernels that have
+    just written the input. A GPU on which nothing overlaps has only `ordinary`.
+    """
+
+    architecture: int
+    dtype: str
+    epilogue: str
+    topk: int | str
+    l2_mib: int
+    multiprocessors: int
+    measured: dict[str, str]
+    hidden: int
+    tokens: int
+    times: dict[str, Times]
+
+    @property
+    def kernels(self) -> tuple[object, ...]:
+        return self.architecture, self.dtype, self.epilogue, self.topk, self.l2_mib
+
+    def behind(self, predecessor: str) -> Times:
+        """What counts behind a kernel that triggers is a weighted geometric mean: what suits an input that has just
+        been written does not suit a cold one, and a call cannot know."""
+        found = self.times[predecessor]
+        if predecessor == "ordinary":
+            return found
+        return combined(self.times["itself"], found)
+
+
+def combined(cold: Times, behind_trigger: Times) -> Times:
+    return {
+        launch: cold[launch] ** COLD_WEIGHT * max(time, LEAST_US) ** (1 - COLD_WEIGHT)
+        for launch, time in behind_trigger.items()
+    }
+
+
+def by_kernels(sizes: Iterable[Size]) -> list[list[Size]]:
+    """The sizes of each kind of kernels on each kind of GPU; of one that was measured again, the last times."""
+    found: dict[tuple[object, ...], dict[tuple[int, int], Size]] = {}
+    for size in sizes:
+        found.setdefault(size.kernels, {})[size.hidden, size.tokens] = size
+    return [list(each.values()) for each in found.values()]
+
+
+def fitted(sizes: Sequence[Size]) -> Iterator[dict[str, Any]]:
+    """Ladders of the same kernels, as a tuning file has them."""
+    last = sizes[-1]
+    for behind in ("trigger", "ordinary"):
+        if behind in last.times:
+            times = [(each.hidden * each.tokens, _beside(each.behind(behind), each)) for each in sizes]
+            kind = {"behind": behind, "dtype": last.dtype, "epilogue": last.epilogue, "topk": last.topk}
+            yield {**kind, "l2_mib": last.l2_mib, "measured": last.measured, "steps": list(_steps(times))}
+
+
+def put(path: Path, architecture: int, found: Sequence[dict[str, Any]]) -> None:
+    """Puts ladders into a tuning file, in place of those for the same."""
+    from generator import rules, spec, tuning
+
+    ladders: list[dict[str, Any]] = []
+    if path.exists():
+        built = spec.load(SPEC)
+        ladders = tuning.load(path, built, rules.variants(built)).model_dump()["ladders"]
+    by_kind = {tuple(each[key] for key in tuning.KIND): each for each in [*ladders, *found]}
+    kinds = sorted(by_kind, key=lambda kind: [(isinstance(part, str), part) for part in kind])  # topk may be "any"
+    file = {"edition": 1, "architecture": architecture, "ladders": [by_kind[kind] for kind in kinds]}
+    tuning.write_tuning(path, tuning.TuningFile.model_validate(file))
+
+
+def _steps(measured: Iterable[tuple[int, Times]]) -> Iterator[dict[str, object]]:
+    """From the times at each number of outputs."""
+    points: dict[int, Times] = {}
+    for outputs, times in sorted(measured, key=lambda point: point[0]):
+        points[outputs] = _mean(points.get(outputs, times), times)
+    chosen = _smooth(list(points.values()))
+    bounds = [math.isqrt(here * there) for here, there in pairwise(points)]
+    for index, launch in enumerate(chosen):
+        if index + 1 < len(chosen) and chosen[index + 1] == launch:
+            continue  # the next step says the same
+        yield {
+            "outputs": bounds[index] if index < len(bounds) else "any",
+            "vector_width": launch.vector_width,
+            "threads": launch.threads,
+            "prefetch_kib": launch.prefetch_kib,
+        }
+
+
+def _smooth(points: Sequence[Times]) -> list[Launch]:
+    """One launch for each point: the fastest ladder, where each step costs as much as WORTH_A_STEP at one point."""
+    paths: dict[Launch, tuple[float, list[Launch]]] = {launch: (0.0, []) for launch in points[0]}
+    for times in points:
+        cheapest, shortest = min(paths.values(), key=lambda path: path[0])
+        stepped = (cheapest + math.log(WORTH_A_STEP), shortest)
+        paths = {
+            launch: (cost + math.log(time), [*path, launch])
+            for launch, time in times.items()
+            for cost, path in [min(paths.get(launch, stepped), stepped, key=lambda path: path[0])]
+        }
+    return min(paths.values(), key=lambda path: path[0])[1]
+
+
+def _mean(some: Times, others: Times) -> Times:
+    return {launch: math.sqrt(some[launch] * others[launch]) for launch in some.keys() & others.keys()}
+
+
+def _beside(times: Times, size: Size) -> Times:
+    """An estimate of the times at sizes nearby, where blocks come out less even on the multiprocessors."""
+
+    def unevenness(launch: Launch) -> float:
+        blocks = size.tokens * size.hidden / (launch.vector_width * launch.threads)
+        return size.multiprocessors / blocks if blocks > size.multiprocessors / 2 else 0.0
+
+    return {launch: time * (1 + UNEVEN * unevenness(launch)) for launch, time in times.items()}
