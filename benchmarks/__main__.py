@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +17,7 @@ from benchmarks import environment, ladders, plot, records, regret, report, runn
 from benchmarks.fused import FUSED
 from benchmarks.providers import PLAIN
 from benchmarks.records import RecordError, Results, Writer
+from benchmarks.sizes import SizesError
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "generated" / "manifest.json"
@@ -106,7 +109,9 @@ def fit_command(
     out: Annotated[Path, typer.Option(help="Folder of the tuning files.")] = TUNING,
 ) -> None:
     """Fit ladders again to the times that `tune` has kept; no GPU needed."""
-    for known in ladders.by_kernels(size for path in times or [TIMES] for size in _read_sizes(path)):
+    with _readable():
+        found = [size for path in times or [TIMES] for size in sizes.read(path)]
+    for known in ladders.by_kernels(found):
         path = out / f"sm{known[0].architecture}.yaml"
         what = f"{'/'.join(map(str, known[0].kernels[1:4]))}, L2 of {known[0].l2_mib} MiB"
         outcome = f"into {path}" if tune.fit(path, known) else "left as it is: not all sizes were measured"
@@ -163,13 +168,6 @@ def _parse_sizes(text: str) -> list[tuple[int, int]]:
     return [(hidden, tokens) for hidden, tokens in found]
 
 
-def _read_sizes(path: Path) -> list[ladders.Size]:
-    try:
-        return sizes.read(path)
-    except sizes.SizesError as error:
-        raise typer.BadParameter(str(error), param_hint="TIMES") from None
-
-
 def _threads() -> list[int]:
     threads: list[int] = json.loads(MANIFEST.read_text(encoding="utf-8"))["threads"]
     return threads
@@ -198,9 +196,15 @@ def _plot(results: Results, folder: Path, stem: str) -> None:
 
 
 def _read(path: Path) -> Results:
-    try:
+    with _readable():
         return records.read(path)
-    except RecordError as error:
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (RecordError, SizesError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
 
