@@ -22,7 +22,7 @@ from benchmarks.sizes import SizesError
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "generated" / "manifest.json"
 TUNING = ROOT / "specs" / "tuning"
-TIMES = ROOT / "build" / "tuning_times.jsonl"
+TIMES = ROOT / ".cache" / "tuning_times.jsonl"
 RESULTS = Path(__file__).resolve().parent / "results"
 GPU_GRIDS = ("main", "outside", "layout", "fused")
 REPORT_WIDTH = 200  # a table of every provider, where the output is a file or a pipe and has no width of its own
@@ -97,7 +97,8 @@ def tune_command(
     names = _choose("--only", only or ",".join(built), list(built))
     major, minor = torch.cuda.get_device_capability(device)
     path = out or TUNING / f"sm{10 * major + minor}.yaml"
-    wanting = tune.tune(path, times, device, _threads(), [built[name] for name in names], shapes_)
+    with _readable():
+        wanting = tune.tune(path, times, device, _threads(), [built[name] for name in names], shapes_)
     for ladder in wanting:
         console.print(f"{ladder}: left as it is, {times} has not all sizes of it", highlight=False)
     console.print(f"{len(names) - len(wanting)} of {len(names)} ladders into {path}; now `make build`", highlight=False)

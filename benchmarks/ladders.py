@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.comparison import geometric_mean
+
 COLD_WEIGHT = 2 / 3  # of a launch that may overlap: most of it is hidden behind a producer, and the rest is noisier
 LEAST_US = 0.1  # what another kernel hides may come out as nothing, or less
 WORTH_A_STEP = 1.01  # a launch that is faster by less at one point may well be slower beside it
@@ -57,16 +59,14 @@ class Size:
     def behind(self, predecessor: str) -> Times:
         """What counts behind a kernel that triggers is a weighted geometric mean: what suits an input that has just
         been written does not suit a cold one, and a call cannot know."""
-        found = self.times[predecessor]
-        if predecessor == "ordinary":
-            return found
-        return combined(self.times["itself"], found)
+        found = {launch: max(us, LEAST_US) for launch, us in self.times[predecessor].items()}
+        return found if predecessor == "ordinary" else combined(self.times["itself"], found)
 
 
 def combined(cold: Times, behind_trigger: Times) -> Times:
     return {
-        launch: cold[launch] ** COLD_WEIGHT * max(time, LEAST_US) ** (1 - COLD_WEIGHT)
-        for launch, time in behind_trigger.items()
+        launch: cold[launch] ** COLD_WEIGHT * max(us, LEAST_US) ** (1 - COLD_WEIGHT)
+        for launch, us in behind_trigger.items()
     }
 
 
@@ -104,10 +104,10 @@ def put(path: Path, architecture: int, found: Sequence[dict[str, Any]]) -> None:
 
 def _steps(measured: Iterable[tuple[int, Times]]) -> Iterator[dict[str, object]]:
     """From the times at each number of outputs."""
-    points: dict[int, Times] = {}
+    points: dict[int, list[Times]] = {}
     for outputs, times in sorted(measured, key=lambda point: point[0]):
-        points[outputs] = _mean(points.get(outputs, times), times)
-    chosen = _smooth(list(points.values()))
+        points.setdefault(outputs, []).append(times)
+    chosen = _smooth([_mean(each) for each in points.values()])
     bounds = [math.isqrt(here * there) for here, there in pairwise(points)]
     for index, launch in enumerate(chosen):
         if index + 1 < len(chosen) and chosen[index + 1] == launch:
@@ -134,8 +134,10 @@ def _smooth(points: Sequence[Times]) -> list[Launch]:
     return min(paths.values(), key=lambda path: path[0])[1]
 
 
-def _mean(some: Times, others: Times) -> Times:
-    return {launch: math.sqrt(some[launch] * others[launch]) for launch in some.keys() & others.keys()}
+def _mean(times: Sequence[Times]) -> Times:
+    """Of launches that do the same here, the first prefetches more: at larger sizes it still does."""
+    everywhere = set(times[0]).intersection(*times[1:])
+    return {launch: geometric_mean([each[launch] for each in times]) for launch in sorted(everywhere, reverse=True)}
 
 
 def _beside(times: Times, size: Size) -> Times:

@@ -27,6 +27,7 @@ from benchmarks.measure import Sample, measure_cold
 from benchmarks.operands import Operands, rotating_operands
 from benchmarks.providers import OURS, MoeCute
 from benchmarks.records import Record, Writer
+from benchmarks.rounding import rounded_down
 from benchmarks.shapes import Case
 from moe_cute.integrations.transformers import register
 
@@ -160,7 +161,7 @@ def table(comparisons: Sequence[Comparison]) -> Table:
 
 def _cells(comparison: Comparison) -> list[str]:
     times = [f"{sample.median_us:.1f}" for sample in (comparison.before, comparison.after)]
-    return [*times, f"{comparison.speedup:.2f}"]
+    return [*times, rounded_down(comparison.speedup, 2)]
 
 
 def _verdict(block: Comparison) -> str:

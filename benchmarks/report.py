@@ -29,7 +29,7 @@ def print_report(results: Results, console: Console) -> list[Verdict]:
         chosen = [each for each in comparisons if (each.grid, each.measure) == (grid, measure)]
         console.print(_table(grid, measure, chosen))
     _print_missing(results, console)
-    # A run on a CPU, or of the block of benchmarks/moe_block.py, has nothing to hold against the bounds.
+    # A run on a CPU, or of the block of benchmarks/moe_block.py, has nothing to hold against these bounds.
     verdicts = judge(comparisons) if any(each.grid in JUDGED_GRIDS for each in comparisons) else []
     if verdicts:
         console.print(_verdict_table(verdicts))

@@ -18,7 +18,7 @@ def append(path: Path, sizes: Iterable[Size]) -> None:
     """Adds lines to a file, which need not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(_line(size) + "\n" for size in sizes)
+        file.write("".join(_line(size) + "\n" for size in sizes))
 
 
 def read(path: Path) -> list[Size]:

@@ -102,6 +102,7 @@ def tune(
         "cuda": facts["cuda"],
         "torch": str(torch.__version__),
     }
+    known = sizes.read(times_path) if times_path.exists() else []  # unreadable ones are refused before any is measured
     wanting = []
     for ladder in track(chosen, description="ladders"):
         measured = [
@@ -117,8 +118,9 @@ def tune(
             for shape in shapes_of(ladder, shapes)
         ]
         sizes.append(times_path, measured)
-        known = [size for size in sizes.read(times_path) if measured and size.kernels == measured[0].kernels]
-        if not all(fit(path, each) for each in ladders.by_kernels(known)):
+        known += measured
+        here = {size.kernels for size in measured}
+        if not all(fit(path, each) for each in ladders.by_kernels(size for size in known if size.kernels in here)):
             wanting.append(ladder)
     return wanting
 

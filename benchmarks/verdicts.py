@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from benchmarks.comparison import BANDS, Comparison, geometric_mean, in_band
 from benchmarks.fused import TRANSFORMERS, VLLM_MUL_SUM, VLLM_UNPERMUTE
 from benchmarks.providers import COPY, OURS, SGL, TUNED
+from benchmarks.rounding import rounded_down, rounded_up
 from benchmarks.shapes import LIVE_TOKENS, Case
 
 JUDGED_GRIDS = ("main", "outside", "layout", "fused", "host")
@@ -165,15 +166,17 @@ def _mean(points: Sequence[Point]) -> Point | None:
 
 
 def _at_least(what: str, bound: float, point: Point | None) -> Verdict:
-    return _verdict(f"{what}: at least {bound:.2f}", point, lambda value: value >= bound)
+    return _verdict(f"{what}: at least {bound:.2f}", point, lambda value: value >= bound, rounded_down)
 
 
 def _at_most(what: str, bound: float, point: Point | None) -> Verdict:
-    return _verdict(f"{what}: at most {bound:.2f}", point, lambda value: value <= bound)
+    return _verdict(f"{what}: at most {bound:.2f}", point, lambda value: value <= bound, rounded_up)
 
 
-def _verdict(bound: str, point: Point | None, holds: Callable[[float], bool]) -> Verdict:
+def _verdict(
+    bound: str, point: Point | None, holds: Callable[[float], bool], rounded: Callable[[float, int], str]
+) -> Verdict:
     if point is None:
         return Verdict(bound, "", None)
     value, where = point
-    return Verdict(bound, f"{value:.3f} ({where})", holds(value))
+    return Verdict(bound, f"{rounded(value, 3)} ({where})", holds(value))

@@ -1,6 +1,7 @@
 """How ladders are fitted to measured times, and where both are kept."""
 
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_steps_lie_halfway_between_the_sizes_by_their_logarithm() -> None:
 def test_shapes_of_one_size_are_one_point() -> None:
     measured = [(4096, {WIDE: 1.0, NARROW: 1.1}), (4096, {WIDE: 1.5, NARROW: 1.2})]
     assert [step["vector_width"] for step in ladders._steps(measured)] == [2]
+    # Each counts as much, in whatever order: 27 ** (1 / 3) against 16 ** (1 / 3).
+    three = [(4096, {WIDE: 1.0, NARROW: 4.0}), (4096, {WIDE: 1.0, NARROW: 4.0}), (4096, {WIDE: 27.0, NARROW: 1.0})]
+    for order in permutations(three):
+        assert [step["vector_width"] for step in ladders._steps(order)] == [2]
+
+
+def test_of_equal_launches_the_one_that_prefetches_more_is_taken() -> None:
+    less, more = Launch(8, 256, 12), Launch(8, 256, 40)
+    (step,) = ladders._steps([(4096, {less: 1.0, more: 1.0, NARROW: 2.0})])
+    assert step["prefetch_kib"] == 40
 
 
 @pytest.mark.parametrize(
@@ -73,6 +84,7 @@ def test_cold_counts_twice_as_much_as_behind_a_kernel_that_triggers() -> None:
     assert size.behind("trigger") == {WIDE: pytest.approx(4.0)}
     hidden_altogether = replace(size, times={"itself": {WIDE: 0.8}, "trigger": {WIDE: -0.1}})
     assert hidden_altogether.behind("trigger") == {WIDE: pytest.approx(0.4)}
+    assert replace(size, times={"ordinary": {WIDE: -0.1}}).behind("ordinary") == {WIDE: 0.1}
 
 
 # Where ladders are kept

@@ -277,8 +277,45 @@ def test_few_tokens(tokens: int, device: torch.device, rng: torch.Generator) -> 
     )
 
 
+@pytest.mark.parametrize("experts", [8, 256])  # ids sorted as uint8 and as int16
+@pytest.mark.parametrize("beyond", [0, 1, 250, 1 << 16, (1 << 32) - 1])
+def test_any_id_past_the_experts_skips_its_slot(
+    beyond: int, experts: int, device: torch.device, rng: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "EXPERTS", experts)
+    module = experts_module(rng).to(device)
+    module._is_expert_parallel = True
+    ids, weights = (each.to(device) for each in routing(rng, skipping=True))
+    hidden_states = random(rng, TOKENS, HIDDEN).to(device)
+    with torch.no_grad():
+        expected = experts_forward(module, hidden_states, ids, weights)
+        actual = experts_forward(module, hidden_states, ids.where(ids < experts, ids + beyond), weights)
+    assert_same_bits(actual, expected, beyond)
+
+
+def test_experts_that_do_not_say_whether_slots_are_skipped(rng: torch.Generator, poisoned_memory: None) -> None:
+    """As in transformers 5.17: some may be."""
+    experts = experts_module(rng, has_bias=True)
+    operands = (random(rng, TOKENS, HIDDEN), *routing(rng, skipping=True))
+    experts._is_expert_parallel = True
+    expected = run(experts, "moe_cute", torch.float32, *operands)
+    del experts._is_expert_parallel
+    for name, value in run(experts, "moe_cute", torch.float32, *operands).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_vmap_over_routings(rng: torch.Generator) -> None:
+    experts = experts_module(rng)
+    hidden_states = random(rng, TOKENS, HIDDEN)
+    ids, weights = (torch.stack(each) for each in zip(*(routing(rng) for _ in range(3)), strict=True))
+    with torch.no_grad():
+        found = torch.vmap(experts_forward, (None, None, 0, 0))(experts, hidden_states, ids, weights)
+        for actual, each in zip(found, zip(ids, weights, strict=True), strict=True):
+            assert_same_bits(actual, experts_forward(experts, hidden_states, *each), "vmap")
+
+
 @pytest.mark.parametrize("weights_dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("hidden_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("hidden_dtype", [*DTYPES, torch.float16], ids=str)
 def test_mixed_dtypes(
     hidden_dtype: torch.dtype, weights_dtype: torch.dtype, device: torch.device, rng: torch.Generator
 ) -> None:

@@ -48,9 +48,9 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
         self: an experts module under ``transformers.integrations.moe.use_experts_implementation``: gated or not, with
             biases or not, weights transposed or not, with a norm behind each expert or not.
         hidden_states: ``[tokens, hidden]``, float16, bfloat16 or float32.
-        top_k_index: ``[tokens, topk]``, int64. An id of ``self.num_experts``, with which expert parallelism marks an
-            expert of another rank, skips its slot. With gradients, from transformers 5.18 on, such ids need an experts
-            module that says so, as its expert parallelism does (``self._is_expert_parallel``).
+        top_k_index: ``[tokens, topk]``, int64, from 0. An id of ``self.num_experts`` or more, with which expert
+            parallelism marks an expert of another rank, skips its slot. From transformers 5.18 on, such ids need an
+            experts module that says so, as its expert parallelism does (``self._is_expert_parallel``).
         top_k_weights: ``[tokens, topk]``, of any floating dtype.
 
     Returns:
@@ -63,11 +63,15 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
         if getattr(self, kind, False):
             raise NotImplementedError(f"self: was experts with {kind}; allowed: those of transformers 5.17 to 5.24")
     tokens, topk = top_k_index.shape
-    expert_ids, slots = torch.sort(top_k_index.reshape(-1).to(_sort_key_dtype(self.num_experts)))
+    may_skip = getattr(self, "_is_expert_parallel", True)  # said from 5.18 on
+    ids = top_k_index.reshape(-1)
+    if may_skip:  # any id from there on
+        ids = ids.clamp(max=self.num_experts)
+    expert_ids, slots = torch.sort(ids.to(_sort_key_dtype(self.num_experts)))
     experts = torch.arange(self.num_experts, dtype=expert_ids.dtype, device=expert_ids.device)
     group_ends = torch.searchsorted(expert_ids, experts, right=True, out_int32=True)
     is_skipped = expert_ids >= self.num_experts
-    has_garbage = torch.is_grad_enabled() and getattr(self, "_is_expert_parallel", True)  # said from 5.18 on
+    has_garbage = may_skip and torch.is_grad_enabled()
 
     def without_garbage(rows: Tensor) -> Tensor:
         """``rows`` (changed in place), with zeros for what a grouped GEMM, or its gradient, leaves in skipped rows."""
@@ -89,14 +93,15 @@ def experts_forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
     if getattr(self, "has_post_expert_norm", False):
         rows = self.post_expert_norm(without_garbage(rows))
 
-    row_of_slot = torch.arange(slots.numel(), dtype=torch.int32, device=slots.device).masked_fill_(is_skipped, -1)
+    row_of_slot = torch.where(is_skipped, -1, torch.arange(slots.numel(), dtype=torch.int32, device=slots.device))
     row_of_slot = torch.empty_like(row_of_slot).scatter_(0, slots, row_of_slot)
-    return sum_reduce(
+    result = sum_reduce(
         rows,
         topk_weights=top_k_weights if top_k_weights.dtype == rows.dtype else top_k_weights.float(),
         inv_permuted_idx=row_of_slot.view(tokens, topk),
-        out_dtype=hidden_states.dtype,
+        out_dtype=rows.dtype if hidden_states.dtype == rows.dtype else torch.float32,
     )
+    return result.to(hidden_states.dtype)
 
 
 def _sort_key_dtype(experts: int) -> torch.dtype:
