@@ -21,6 +21,7 @@ from benchmarks.measure import Sample, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
 from benchmarks.producers import PRODUCERS
 from benchmarks.providers import MoeCute
+from benchmarks.rounding import rounded_up
 from benchmarks.shapes import Case
 from benchmarks.tune import EPILOGUE, Calls, Ladder, launches
 
@@ -120,10 +121,11 @@ def table_of(found: Sequence[Regret]) -> Table:
     mean = geometric_mean([each.ratio for each in found])
     beyond = sum(each.ratio > 1.1 for each in found)
     title = (
-        f"{len(found)} calls: {mean:.3f} times the best launch in the geometric mean, {beyond} of them beyond 1.1 times"
+        f"{len(found)} calls: {rounded_up(mean, 3)} times the best launch in the geometric mean, {beyond} of them beyond"
+        " 1.1 times"
     )
     table = Table("call", "launch", "us", "best", "us", "times", title=title)
     for each in sorted(found, key=lambda each: each.ratio, reverse=True)[:WORST_SHOWN]:
         times = f"{each.chosen_us:.2f}", f"{each.best_us:.2f}"
-        table.add_row(str(each.case), str(each.chosen), times[0], str(each.best), times[1], f"{each.ratio:.2f}")
+        table.add_row(str(each.case), str(each.chosen), times[0], str(each.best), times[1], rounded_up(each.ratio, 2))
     return table

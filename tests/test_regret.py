@@ -52,7 +52,7 @@ def test_the_chosen_launch_is_compared_with_the_best(monkeypatch: pytest.MonkeyP
     assert found.ratio == 2.0
     assert regret.Regret(CASE, chosen, -0.01, best, -0.02).ratio == 1.0
     table = regret.table_of([found, regret.Regret(CASE, best, 3.0, best, 3.0)])
-    assert table.title == "2 calls: 1.414 times the best launch in the geometric mean, 1 of them beyond 1.1 times"
+    assert table.title == "2 calls: 1.415 times the best launch in the geometric mean, 1 of them beyond 1.1 times"
     assert table.row_count == 2
 
 
