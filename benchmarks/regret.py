@@ -120,10 +120,8 @@ def table_of(found: Sequence[Regret]) -> Table:
     """The worst, under a title that sums up all."""
     mean = geometric_mean([each.ratio for each in found])
     beyond = sum(each.ratio > 1.1 for each in found)
-    title = (
-        f"{len(found)} calls: {rounded_up(mean, 3)} times the best launch in the geometric mean, {beyond} of them beyond"
-        " 1.1 times"
-    )
+    in_the_mean = f"{rounded_up(mean, 3)} times the best launch in the geometric mean"
+    title = f"{len(found)} calls: {in_the_mean}, {beyond} of them beyond 1.1 times"
     table = Table("call", "launch", "us", "best", "us", "times", title=title)
     for each in sorted(found, key=lambda each: each.ratio, reverse=True)[:WORST_SHOWN]:
         times = f"{each.chosen_us:.2f}", f"{each.best_us:.2f}"
