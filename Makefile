@@ -40,8 +40,14 @@ test: build  ## set up, build, and run the tests
 generate: $(VENV)/ready  ## specs/ to generated/
 	$(RUN) -m generator
 
+# Asked before each build: what there was of a compiler may be gone.
+.PHONY: nvcc
+nvcc: $(VENV)/ready
+	[ -n "$${CUDA_HOME:-}$${CUDA_PATH:-}" ] || command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] \
+	    || [ -e $(VENV)/nvcc ] || { $(PIP) --no-deps $(CUDA) && touch $(VENV)/nvcc; }
+
 .PHONY: build
-build: generate  ## generate, and compile what changed into moe_cute/_C.abi3.so
+build: generate nvcc  ## generate, and compile what changed into moe_cute/_C.abi3.so
 	$(RUN) setup.py --quiet build_ext --inplace
 
 .PHONY: check
@@ -61,7 +67,7 @@ tune: build  ## measure launch shapes on this GPU into specs/tuning/
 	$(RUN) -m benchmarks tune
 
 .PHONY: wheel
-wheel: generate  ## one wheel in dist/ for every torch from 2.10 and Python from 3.10 on
+wheel: generate nvcc  ## one wheel in dist/ for every torch from 2.10 and Python from 3.10 on
 	rm -rf build/lib* build/bdist*
 	export TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-All}"
 	$(RUN) setup.py --quiet build_ext
@@ -112,8 +118,6 @@ $(VENV)/ready: pyproject.toml
 	$(PIP) --upgrade 'pip>=25.1'  # the first that installs dependency groups
 	$(PIP) --group dev
 	$(PIP) --no-deps $(CUTLASS)
-	[ -n "$${CUDA_HOME:-}$${CUDA_PATH:-}" ] || command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] \
-	    || $(PIP) --no-deps $(CUDA)
 	if found=$$($(PYTHON) -c 'from importlib.metadata import distribution; print(distribution("torch").locate_file(""))' 2>/dev/null)
 	then $(ADD_PATH) torch.pth "$$found"
 	else $(PIP) --no-warn-conflicts $(TORCH)

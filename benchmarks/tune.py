@@ -16,6 +16,7 @@ from benchmarks.measure import FASTEST_BYTES_PER_US, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
 from benchmarks.producers import PRODUCERS
 from benchmarks.shapes import Case
+from generator.vocabulary import EPILOGUES
 
 #          hidden, tokens
 SHAPES = (
@@ -33,7 +34,6 @@ NEAR = 1.06
 # Blocks that an H100 starts and ends, at most: [1024, 2, 4096] takes 20.6 us in 16384 blocks, and 8.5 in 4096.
 BLOCKS_PER_US = 800
 MEASURED_ANYWAY_US = 1.5  # whatever their blocks, calls as short as this
-FUSED_THREADS = 256  # a fused kernel has too many registers for larger blocks
 
 # A fused kernel is measured with shared_output, which not every call has: its ladder serves both.
 EPILOGUE = {"plain": "plain", "weighted_shared": "weighted", "unpermute_weighted_shared": "permuted"}
@@ -230,7 +230,7 @@ def launches(
 
     built = _kernels(case, ladder)
     widths = [size // case.torch_dtype.itemsize for size in VECTOR_BYTES if size // case.torch_dtype.itemsize in built]
-    blocks = [block for block in threads if case.epilogue == "plain" or block <= FUSED_THREADS]
+    blocks = [block for block in threads if block <= EPILOGUES[EPILOGUE[case.epilogue]].most_threads]
     longest_us = max(MEASURED_ANYWAY_US, case.bytes_moved / FASTEST_BYTES_PER_US)
     for width, block, prefetch_kib in product(widths, blocks, _amounts(case, multiprocessors)):
         if case.tokens * case.hidden / (width * block) > longest_us * BLOCKS_PER_US:

@@ -117,7 +117,7 @@ class Spec(StrictModel):
     hidden_sizes: Annotated[list[AnyHidden], NotEmpty, _listing("any")]
     topk: Annotated[list[AnyTopK], NotEmpty, _listing("any")]
     threads: Annotated[list[Threads], NotEmpty]
-    epilogues: Annotated[list[Epilogue], NotEmpty]
+    epilogues: Annotated[list[Epilogue], NotEmpty, _listing("routed")]
 
     @property
     def vector_widths(self) -> dict[DTypeName, list[int]]:

@@ -68,6 +68,9 @@ class Ladder(StrictModel):
     steps: Annotated[list[Step], Field(min_length=1)]
 
 
+# What the spec no longer builds leaves ladders behind, which only a GPU can replace.
+REMEDY = "; else delete the ladder, or measure it again by `make tune`"
+
 KIND = ("behind", "dtype", "epilogue", "topk", "l2_mib")  # what a file has one ladder for
 
 
@@ -160,7 +163,7 @@ def _contradictions(path: Path, tuning: TuningFile, spec: Spec, variants: list[V
         here: KeyPath = ("ladders", index)
         for key, listed in (("dtype", list(spec.vector_widths)), ("epilogue", spec.epilogues), ("topk", spec.topk)):
             if (value := getattr(ladder, key)) not in listed:
-                yield (*here, key), str(value), f"what the spec lists: {_spell(listed)}"
+                yield (*here, key), str(value), f"what the spec lists: {_spell(listed)}{REMEDY}"
         kind = tuple(getattr(ladder, key) for key in KIND)
         if kind in seen:
             yield here, f"another ladder for {_spell(kind)}", f"one for each {', '.join(KIND[:-1])} and {KIND[-1]}"
@@ -181,11 +184,15 @@ def _step_contradictions(
         and (variant.dtype, variant.epilogue, variant.topk) == (ladder.dtype, ladder.epilogue, topk)
     ]
     sizes = [inf if step.outputs == "any" else step.outputs for step in ladder.steps]
+    most = EPILOGUES[ladder.epilogue].most_threads
+    threads = [threads for threads in spec.threads if threads <= most]
+    seen = set()  # one line for each value tells of all steps that have it
     for index, step in enumerate(ladder.steps):
-        if built and step.vector_width not in built:
-            yield (*here, index, "vector_width"), str(step.vector_width), f"what is built for it: {_spell(built)}"
-        if step.threads not in spec.threads:
-            yield (*here, index, "threads"), str(step.threads), f"what the spec lists: {_spell(spec.threads)}"
+        for key, allowed in (("vector_width", built or [step.vector_width]), ("threads", threads)):
+            value = getattr(step, key)
+            if value not in allowed and (key, value) not in seen:
+                seen.add((key, value))
+                yield (*here, index, key), str(value), f"what is built for it: {_spell(allowed)}{REMEDY}"
         if index > 0 and sizes[index] <= sizes[index - 1]:
             yield (*here, index, "outputs"), str(step.outputs), "rising sizes, each once"
         if step.prefetch_kib and not overlaps:

@@ -29,6 +29,7 @@ class InstructionSet:
 class Epilogue:
     cpp: str
     fuses: str
+    most_threads: int  # of a block, for its registers: max_threads in csrc/configuration.hpp
 
 
 DTYPES: dict[DTypeName, DType] = {
@@ -47,8 +48,8 @@ INSTRUCTION_SETS: dict[InstructionSetName, InstructionSet] = {
 
 # From the least work to the most.
 EPILOGUES: dict[EpilogueName, Epilogue] = {
-    "plain": Epilogue("Epilogue::kPlain", "sum and scale only"),
-    "weighted": Epilogue("Epilogue::kWeighted", "topk_weights, shared_output"),
-    "permuted": Epilogue("Epilogue::kPermuted", "topk_weights, shared_output and inv_permuted_idx"),
-    "routed": Epilogue("Epilogue::kRouted", "every argument"),
+    "plain": Epilogue("Epilogue::kPlain", "sum and scale only", 512),
+    "weighted": Epilogue("Epilogue::kWeighted", "topk_weights, shared_output", 256),
+    "permuted": Epilogue("Epilogue::kPermuted", "topk_weights, shared_output and inv_permuted_idx", 256),
+    "routed": Epilogue("Epilogue::kRouted", "every argument", 256),
 }

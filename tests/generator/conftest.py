@@ -21,7 +21,7 @@ dtypes:
 hidden_sizes: [4096, any]
 topk: [8, any]
 threads: [128, 256]
-epilogues: [plain, weighted]
+epilogues: [plain, weighted, routed]
 """
 
 

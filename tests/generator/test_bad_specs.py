@@ -92,14 +92,19 @@ CASES = {
         "5:38: backends.cpu.instruction_sets[1]: found 'avx3'; allowed: baseline, avx2, avx512",
     ),
     "unknown epilogue": (
-        "weighted]",
-        "fused]",
+        "weighted, routed]",
+        "fused, routed]",
         "12:20: epilogues[1]: found 'fused'; allowed: plain, weighted, permuted, routed",
     ),
     "C++ as a name": (
-        "weighted]",
-        '"plain>; int x"]',
+        "weighted, routed]",
+        '"plain>; int x", routed]',
         "12:20: epilogues[1]: found 'plain>; int x'; allowed: plain, weighted, permuted, routed",
+    ),
+    "no epilogue for every call": (
+        "weighted, routed]",
+        "weighted]",
+        "12:12: epilogues: found a list of 2; allowed: a list with routed in it, which takes every call",
     ),
     "width not a power of two": (
         WIDTHS16,
@@ -165,7 +170,7 @@ CASES = {
     "anchor": ("topk: [8", "topk: [&eight 8", "10:8: topk[0]: found anchor &eight; allowed: no anchors"),
     "alias": ("topk: [8", "topk: [*eight", "10:8: topk[0]: found alias *eight; allowed: the value itself, written out"),
     "second document": (
-        "epilogues: [plain, weighted]\n",
+        "epilogues: [plain, weighted, routed]\n",
         "epilogues: [plain]\n---\n{}",
         "13:1: found a second document; allowed: one document",
     ),

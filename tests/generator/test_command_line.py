@@ -48,7 +48,7 @@ def test_list_names_every_variant_and_what_it_takes(out: Path, generate: Generat
     result = generate("--list")
     takes = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert result.exit_code == 0
-    assert len(takes) == 51
+    assert len(takes) == 65
     assert takes["sum_reduce_cuda_f16_hany_kany_v4_weighted"] == (
         "hidden % 4 == 0; aligned to 8 bytes; topk_weights, shared_output"
     )

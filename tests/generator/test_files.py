@@ -23,8 +23,8 @@ def test_a_second_run_writes_nothing(out: Path, generate: Generate) -> None:
     first = generate()
     times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     second = generate()
-    assert "10 files: 10 created." in first.stdout
-    assert second.stdout == "39 CUDA and 12 CPU variants; 10 files: 10 unchanged.\n"
+    assert "12 files: 12 created." in first.stdout
+    assert second.stdout == "49 CUDA and 16 CPU variants; 12 files: 12 unchanged.\n"
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
 
 
@@ -62,7 +62,7 @@ def test_plain_kernels_are_the_same_whatever_else_is_fused(spec: Path, generate:
         name: text for name, text in snapshot().items() if name in ("sum_reduce_cuda_f16.cu", "sum_reduce_cuda_f64.cu")
     }
     assert len(plain) == 2
-    spec.write_text(spec.read_text().replace("[plain, weighted]", "[plain]"))
+    spec.write_text(spec.read_text().replace("[plain, weighted, routed]", "[plain, routed]"))
     generate()
     assert WEIGHTED not in snapshot()
     assert plain.items() <= snapshot().items()
@@ -82,7 +82,7 @@ def test_a_new_hidden_size_changes_the_tables_and_the_plain_kernels_alone(spec: 
 
 def test_orphans_are_removed(spec: Path, out: Path, generate: Generate) -> None:
     generate()
-    spec.write_text(spec.read_text().replace("[plain, weighted]", "[plain]"))
+    spec.write_text(spec.read_text().replace("[plain, weighted, routed]", "[plain, routed]"))
     result = generate()
     assert result.exit_code == 0
     assert f"removed  out/{WEIGHTED}" in result.stdout
@@ -151,7 +151,7 @@ def test_a_hand_edited_file_is_overwritten_only_by_force(
 def test_a_hand_edited_orphan_is_removed_only_by_force(spec: Path, out: Path, generate: Generate) -> None:
     generate()
     (out / WEIGHTED).write_text((out / WEIGHTED).read_text() + "// an idea\n")
-    spec.write_text(spec.read_text().replace("[plain, weighted]", "[plain]"))
+    spec.write_text(spec.read_text().replace("[plain, weighted, routed]", "[plain, routed]"))
     assert generate().exit_code == 1
     assert (out / WEIGHTED).exists()
     assert generate("--force").exit_code == 0
@@ -161,13 +161,15 @@ def test_a_hand_edited_orphan_is_removed_only_by_force(spec: Path, out: Path, ge
 def test_check_is_content_with_what_was_generated(generate: Generate) -> None:
     generate()
     result = generate("--check")
-    assert (result.exit_code, result.stdout) == (0, "10 files are what the generator writes.\n")
+    assert (result.exit_code, result.stdout) == (0, "12 files are what the generator writes.\n")
 
 
 def test_check_shows_what_a_changed_spec_would_change(spec: Path, generate: Generate, snapshot: Snapshot) -> None:
     generate()
     before = snapshot()
-    spec.write_text(spec.read_text().replace("[plain, weighted]", "[plain]").replace("[4096, any]", "[6144, any]"))
+    spec.write_text(
+        spec.read_text().replace("[plain, weighted, routed]", "[plain, routed]").replace("[4096, any]", "[6144, any]")
+    )
     result = generate("--check")
     assert result.exit_code == 1
     assert f"--- out/{WEIGHTED}\n+++ /dev/null\n" in result.stdout

@@ -65,6 +65,7 @@ def test_without_a_file_there_are_no_rules(out: Path, generate: Generate) -> Non
     assert rows(out) == []
 
 
+REMEDY = "; else delete the ladder, or measure it again by `make tune`"
 EDITION = "1, the edition this generator reads"
 
 # A part of the file, what stands there instead, and the message it must give.
@@ -107,22 +108,22 @@ CASES = {
     "dtype that is not built": (
         "dtype: float16",
         "dtype: float32",
-        "13:10: ladders[1].dtype: found float32; allowed: what the spec lists: float16, float64",
+        "13:10: ladders[1].dtype: found float32; allowed: what the spec lists: float16, float64" + REMEDY,
     ),
     "topk that is not built": (
         "topk: 8",
         "topk: 9",
-        "15:9: ladders[1].topk: found 9; allowed: what the spec lists: 8, any",
+        "15:9: ladders[1].topk: found 9; allowed: what the spec lists: 8, any" + REMEDY,
     ),
     "epilogue that is not built": (
         "epilogue: plain\n  topk: 8",
-        "epilogue: routed\n  topk: 8",
-        "14:13: ladders[1].epilogue: found routed; allowed: what the spec lists: plain, weighted",
+        "epilogue: permuted\n  topk: 8",
+        "14:13: ladders[1].epilogue: found permuted; allowed: what the spec lists: plain, weighted, routed" + REMEDY,
     ),
     "width that is not built": (
         "vector_width: 2",
         "vector_width: 4",
-        "11:34: ladders[0].steps[0].vector_width: found 4; allowed: what is built for it: 2, 1",
+        "11:34: ladders[0].steps[0].vector_width: found 4; allowed: what is built for it: 2, 1" + REMEDY,
     ),
     "launch behind something else": (
         "behind: ordinary",
@@ -132,7 +133,7 @@ CASES = {
     "threads that the spec does not list": (
         "threads: 128",
         "threads: 64",
-        "19:47: ladders[1].steps[0].threads: found 64; allowed: what the spec lists: 128, 256",
+        "19:47: ladders[1].steps[0].threads: found 64; allowed: what is built for it: 128, 256" + REMEDY,
     ),
     "two ladders of a kind": (
         "- behind: ordinary\n  dtype: float64\n  epilogue: plain\n  topk: any\n  l2_mib: 60",
@@ -170,6 +171,26 @@ def test_is_refused_at_its_place(
     assert f"tuning/sm90.yaml:{message}" in result.stderr.splitlines()
     assert result.exit_code == 2
     assert snapshot() == before
+
+
+def test_a_fused_kernel_has_blocks_of_its_own(spec: Path, sm90: Path, generate: Generate) -> None:
+    """Larger ones would run as smaller ones, and be called measured."""
+    spec.write_text(spec.read_text().replace("[128, 256]", "[128, 256, 512]"))
+    wide = SM90.replace("threads: 128", "threads: 512")
+    sm90.write_text(wide)
+    assert generate().exit_code == 0
+    sm90.write_text(wide.replace("epilogue: plain\n  topk: 8", "epilogue: weighted\n  topk: 8"))
+    result = generate()
+    assert result.exit_code == 2
+    assert (
+        f"19:47: ladders[1].steps[0].threads: found 512; allowed: what is built for it: 128, 256{REMEDY}"
+        in result.stderr
+    )
+
+
+def test_one_line_tells_of_all_steps(sm90: Path, generate: Generate) -> None:
+    sm90.write_text(SM90.replace("threads: 128", "threads: 64").replace("8, threads: 256", "8, threads: 64"))
+    assert generate().stderr.count("found 64") == 1
 
 
 def test_before_sm_90_nothing_overlaps(sm90: Path, generate: Generate) -> None:

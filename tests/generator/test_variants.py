@@ -67,7 +67,7 @@ def names(path: Path) -> list[str]:
 
 def test_what_a_small_spec_makes(spec: Path) -> None:
     text = spec.read_text().replace("  float16: {vector_widths: [1, 2, 4, 8]}\n", "")
-    spec.write_text(text.replace("[plain, weighted]", "[plain]"))
+    spec.write_text(text.replace("[plain, weighted, routed]", "[plain, routed]"))
     assert names(spec) == [
         "sum_reduce_cuda_f64_h4096_k8_v2",
         "sum_reduce_cuda_f64_h4096_k8_v1",
@@ -76,10 +76,16 @@ def test_what_a_small_spec_makes(spec: Path) -> None:
         "sum_reduce_cuda_f64_hany_kany_v2",
         "sum_reduce_cuda_f64_hany_kany_v2_unaligned",
         "sum_reduce_cuda_f64_hany_kany_v1",
+        "sum_reduce_cuda_f64_hany_k8_v2_routed",
+        "sum_reduce_cuda_f64_hany_k8_v1_routed",
+        "sum_reduce_cuda_f64_hany_kany_v2_routed",
+        "sum_reduce_cuda_f64_hany_kany_v1_routed",
         "sum_reduce_cpu_avx2_f64_hany_k8_v8",
         "sum_reduce_cpu_baseline_f64_hany_k8_v8",
         "sum_reduce_cpu_avx2_f64_hany_kany_v8",
         "sum_reduce_cpu_baseline_f64_hany_kany_v8",
+        "sum_reduce_cpu_avx2_f64_hany_kany_v8_routed",
+        "sum_reduce_cpu_baseline_f64_hany_kany_v8_routed",
     ]
 
 
