@@ -108,11 +108,13 @@ build/site/ready: $(wildcard wheelhouse/*.whl)
 	$(if $^,$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target build/site $^)
 	touch $@
 
+NO_PYTHON := "PYTHON: was '$(PYTHON)', which cannot be run; allowed: Python 3.10 or newer, as in make PYTHON=python3.11"
 TOO_OLD := "PYTHON: was Python %d.%d; allowed: 3.10 or newer, as in make PYTHON=python3.11" % sys.version_info[:2]
 
 # torch last and by itself: pip never has a reason to fetch another one.
 $(VENV)/ready: pyproject.toml
 	@echo "Setting up $(VENV)"
+	@command -v "$(PYTHON)" >/dev/null || { echo $(NO_PYTHON) >&2; exit 1; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and $(TOO_OLD))'
 	[ -e $@ ] || $(PYTHON) -m venv --clear $(VENV)  # one that never became ready may be of another Python
 	$(PIP) --upgrade 'pip>=25.1'  # the first that installs dependency groups

@@ -16,7 +16,7 @@ from benchmarks.measure import FASTEST_BYTES_PER_US, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
 from benchmarks.producers import PRODUCERS
 from benchmarks.shapes import Case
-from generator.vocabulary import EPILOGUES
+from generator.vocabulary import EPILOGUES, EpilogueName
 
 #          hidden, tokens
 SHAPES = (
@@ -36,7 +36,11 @@ BLOCKS_PER_US = 800
 MEASURED_ANYWAY_US = 1.5  # whatever their blocks, calls as short as this
 
 # A fused kernel is measured with shared_output, which not every call has: its ladder serves both.
-EPILOGUE = {"plain": "plain", "weighted_shared": "weighted", "unpermute_weighted_shared": "permuted"}
+EPILOGUE: dict[str, EpilogueName] = {
+    "plain": "plain",
+    "weighted_shared": "weighted",
+    "unpermute_weighted_shared": "permuted",
+}
 
 
 @dataclass(frozen=True)

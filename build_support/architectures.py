@@ -12,6 +12,9 @@ from build_support.manifest import Manifest
 
 OLDEST = 80  # the first with bfloat16 arithmetic
 
+# The first with features of one GPU alone, `9.0a`, and with those of a family, `10.0f`, as nvcc 13 knows them.
+FIRST_WITH_SUFFIX = {"": 0, "a": 90, "f": 100}
+
 FIRST_WITH_DEPENDENT_LAUNCH = 90  # programmatic: a kernel starts before the one before it has ended
 
 # What csrc/ tells apart: it uses nothing newer. Machine code for several GPUs from one of these costs the compiler's
@@ -82,13 +85,14 @@ def parse_architectures(text: str, supported: Collection[int]) -> tuple[Architec
     chosen: dict[Architecture, None] = {}  # a set that keeps its order
     for item in re.split(r"[;,\s]+", text.strip(" ;,")):
         found = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", item)
-        if not found or int(found[1] + found[2]) not in allowed:
+        number, suffix = (int(found[1] + found[2]), found[3]) if found else (0, "")
+        if not found or number not in allowed or number < FIRST_WITH_SUFFIX[suffix]:
             raise BuildError(
                 f"TORCH_CUDA_ARCH_LIST: {item!r}; allowed with this nvcc: "
-                f"{_words(f'{number // 10}.{number % 10}' for number in allowed)} (each also with +PTX), "
+                f"{_words(f'{number // 10}.{number % 10}' for number in allowed)} "
+                "(each also with +PTX; with a from 9.0 on, with f from 10.0 on), "
                 f"{_words(family.capitalize() for family in FAMILIES)}, All"
             )
-        number, suffix = int(found[1] + found[2]), found[3]
         chosen[Architecture(number, suffix)] = None
         if found[4]:
             chosen[Architecture(number, suffix, ptx=True)] = None

@@ -47,11 +47,14 @@ class CudaCompiler:
 
 def find_cuda_compiler() -> CudaCompiler | None:
     """CUDA_HOME's nvcc, else the one on PATH, /usr/local/cuda's, or that of the nvidia-cuda-nvcc package."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    name = "CUDA_HOME" if os.environ.get("CUDA_HOME") else "CUDA_PATH"
+    home = os.environ.get(name)
     if home:
         nvcc = Path(home, "bin", "nvcc")
-        if not nvcc.is_file():
-            raise BuildError(f"CUDA_HOME is {home}, where there is no bin/nvcc; unset it to look elsewhere")
+        if not os.access(nvcc, os.X_OK) or nvcc.is_dir():
+            raise BuildError(
+                f"{name} is {home}, where there is no bin/nvcc that can be run; unset it to look elsewhere"
+            )
         return CudaCompiler(nvcc)
     on_path = shutil.which("nvcc")
     candidates = [Path(on_path)] if on_path else []

@@ -54,6 +54,22 @@ def manifest() -> dict[str, Any]:
     return dict(json.loads(MANIFEST.read_text()))
 
 
+def listed_topks() -> set[int]:
+    """Those that have kernels of their own."""
+    return {row["topk"] for row in manifest()["variants"] if row["topk"]}
+
+
+def looped_topks(low: int, high: int) -> list[int]:
+    """Those that have not, from `low` to `high` exclusive: another spec lists others."""
+    return [topk for topk in range(low, high) if topk not in listed_topks()]
+
+
+def lacks_widths(dtype: torch.dtype) -> bool:
+    """Whether the spec leaves out vectors of up to 16 bytes, of which the rules would take the best."""
+    widths = {variant.vector_width for variant in VARIANTS if (variant.backend, variant.dtype) == ("cuda", dtype)}
+    return not widths >= {width for width in (1, 2, 4, 8) if width * dtype.itemsize <= 16}
+
+
 def _read() -> tuple[Variant, ...]:
     fields = Variant.__dataclass_fields__
     rows = [{key: row[key] for key in fields} for row in manifest()["variants"]]

@@ -46,7 +46,9 @@ def test_torch_spellings(text: str, expected: str) -> None:
     assert _words_of(parse_architectures(text, NVCC_13)) == expected
 
 
-@pytest.mark.parametrize("text", ["90", "sm_90", "9.0+ptx", "9", "9.0b", "Pascal", "3.5", "7.5", "13.0", "native"])
+@pytest.mark.parametrize(
+    "text", ["90", "sm_90", "9.0+ptx", "9", "9.0b", "Pascal", "3.5", "7.5", "13.0", "native", "8.0a", "9.0f"]
+)
 def test_anything_else_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(
         BuildError, match=r"^TORCH_CUDA_ARCH_LIST: '.+'; allowed with this nvcc: 8\.0, 8\.6, .*Hopper.*All"

@@ -34,10 +34,14 @@ def test_cuda_home_comes_before_path(machine: Path, monkeypatch: pytest.MonkeyPa
     assert found.nvcc == chosen
 
 
-def test_a_cuda_home_without_nvcc_is_refused(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["CUDA_HOME", "CUDA_PATH"])
+def test_a_cuda_home_without_nvcc_is_refused(name: str, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(machine / "nvcc")
-    monkeypatch.setenv("CUDA_HOME", str(machine / "elsewhere"))
-    with pytest.raises(BuildError, match=r"^CUDA_HOME is .*elsewhere, where there is no bin/nvcc"):
+    monkeypatch.setenv(name, str(machine / "elsewhere"))
+    with pytest.raises(BuildError, match=rf"^{name} is .*elsewhere, where there is no bin/nvcc that can be run; unset"):
+        toolchain.find_cuda_compiler()
+    program(machine / "elsewhere" / "bin" / "nvcc").chmod(0o644)
+    with pytest.raises(BuildError, match=rf"^{name} is .*elsewhere, where there is no bin/nvcc that can be run; unset"):
         toolchain.find_cuda_compiler()
 
 
