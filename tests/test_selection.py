@@ -26,7 +26,6 @@ from tests.variants import (
     lacks_widths,
     listed_topks,
     looped_topks,
-    manifest,
 )
 
 H200 = (90, 132, 60)
