@@ -90,7 +90,7 @@ def tune_command(
     times: Annotated[Path, typer.Option(help="Where all times are kept, for ladders to be fitted to.")] = TIMES,
 ) -> None:
     """Measure launches on this GPU and write the fastest down; `python -m generator` turns them into the table."""
-    shapes_ = _parse_sizes(at) or tune.SHAPES
+    asked = _parse_sizes(at) or tune.SHAPES
     device = _measured_gpu()
     # Not those whose kernels have left the spec.
     built = {str(ladder): ladder for ladder in tune.LADDERS if tune.shapes_of(ladder)}
@@ -98,7 +98,7 @@ def tune_command(
     major, minor = torch.cuda.get_device_capability(device)
     path = out or TUNING / f"sm{10 * major + minor}.yaml"
     with _readable():
-        wanting = tune.tune(path, times, device, _threads(), [built[name] for name in names], shapes_)
+        wanting = tune.tune(path, times, device, _threads(), [built[name] for name in names], asked)
     for ladder in wanting:
         console.print(f"{ladder}: left as it is, {times} has not all sizes of it", highlight=False)
     console.print(f"{len(names) - len(wanting)} of {len(names)} ladders into {path}; now `make build`", highlight=False)

@@ -174,7 +174,7 @@ def _times(
     def behind_ordinary(calls: Calls, replays: int) -> dict[str, Times]:
         return {"ordinary": behind("ordinary", calls, replays)}
 
-    if not overlaps:  # for which a launch could prefetch
+    if not overlaps:  # nor is there a time to prefetch in
         plain = {each: call for each, call in calls.items() if not each.prefetch_kib}
         return _narrowed(plain, behind_ordinary)
     found = _narrowed(calls, behind_trigger) | _narrowed(calls, behind_ordinary)
