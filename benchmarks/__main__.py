@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "generated" / "manifest.json"
 TUNING = ROOT / "specs" / "tuning"
 TIMES = ROOT / ".cache" / "tuning_times.jsonl"
+COMMITTED_TIMES = ROOT / "benchmarks" / "results" / "tuning_times.jsonl.xz"
 RESULTS = Path(__file__).resolve().parent / "results"
 GPU_GRIDS = ("main", "outside", "layout", "fused")
 REPORT_WIDTH = 200  # a table of every provider, where the output is a file or a pipe and has no width of its own
@@ -87,7 +88,7 @@ def tune_command(
         str,
         typer.Option("--sizes", help="Comma-separated, as 4096x16 (hidden, tokens). Default: those of every ladder."),
     ] = "",
-    times: Annotated[Path, typer.Option(help="Where all times are kept, for ladders to be fitted to.")] = TIMES,
+    times: Annotated[Path, typer.Option(help="Where all times are kept, beside those of benchmarks/results/.")] = TIMES,
 ) -> None:
     """Measure launches on this GPU and write the fastest down; `python -m generator` turns them into the table."""
     asked = _parse_sizes(at) or tune.SHAPES
@@ -97,22 +98,23 @@ def tune_command(
     names = _choose("--only", only or ",".join(built), list(built))
     major, minor = torch.cuda.get_device_capability(device)
     path = out or TUNING / f"sm{10 * major + minor}.yaml"
-    with _readable():
-        wanting = tune.tune(path, times, device, _threads(), [built[name] for name in names], asked)
+    known = _read_sizes([path for path in (COMMITTED_TIMES, times) if path.exists()])
+    wanting = tune.tune(path, times, known, device, _threads(), [built[name] for name in names], asked)
     for ladder in wanting:
-        console.print(f"{ladder}: left as it is, {times} has not all sizes of it", highlight=False)
+        console.print(f"{ladder}: left as it is, not all its sizes were measured", highlight=False)
     console.print(f"{len(names) - len(wanting)} of {len(names)} ladders into {path}; now `make build`", highlight=False)
 
 
 @app.command("fit")
 def fit_command(
-    times: Annotated[list[Path] | None, typer.Argument(help="Files of times, of which the last count.")] = None,
+    times: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files of times, also as .xz; of a size, the last count. Default: benchmarks/results/'s."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the tuning files.")] = TUNING,
 ) -> None:
     """Fit ladders again to the times that `tune` has kept; no GPU needed."""
-    with _readable():
-        found = [size for path in times or [TIMES] for size in sizes.read(path)]
-    for known in ladders.by_kernels(found):
+    for known in ladders.by_kernels(_read_sizes(times or [COMMITTED_TIMES])):
         path = out / f"sm{known[0].architecture}.yaml"
         what = f"{'/'.join(map(str, known[0].kernels[1:4]))}, L2 of {known[0].l2_mib} MiB"
         outcome = f"into {path}" if tune.fit(path, known) else "left as it is: not all sizes were measured"
@@ -199,6 +201,11 @@ def _plot(results: Results, folder: Path, stem: str) -> None:
 def _read(path: Path) -> Results:
     with _readable():
         return records.read(path)
+
+
+def _read_sizes(paths: Sequence[Path]) -> list[ladders.Size]:
+    with _readable():
+        return [size for path in paths for size in sizes.read(path)]
 
 
 @contextmanager

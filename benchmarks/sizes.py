@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
@@ -22,10 +23,11 @@ def append(path: Path, sizes: Iterable[Size]) -> None:
 
 
 def read(path: Path) -> list[Size]:
-    """Raises SizesError."""
+    """Of a file that may be compressed, as `.xz`. Raises SizesError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+        lines = (lzma.decompress(content) if path.suffix == ".xz" else content).decode().splitlines()
+    except (OSError, UnicodeDecodeError, lzma.LZMAError) as error:
         raise SizesError(f"{path}: was unreadable ({error}); allowed: a file that `tune` wrote") from None
     return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 

@@ -81,6 +81,7 @@ Calls = dict[Launch, Callable[[Operands], object]]
 def tune(
     path: Path,
     times_path: Path,
+    known: Sequence[Size],
     device: torch.device,
     threads: Sequence[int],
     chosen: Sequence[Ladder] = LADDERS,
@@ -88,8 +89,8 @@ def tune(
 ) -> list[Ladder]:
     """Measures ladders at `shapes` (hidden, tokens), about 50 seconds each on an H200 at all of SHAPES.
 
-    As each is done, its times go to the end of `times_path`. If that file then has all of SHAPES of its kernels on such
-    a GPU, the ladder fitted to what it has of them goes into `path`, in place of the one that was there.
+    As each is done, its times go to the end of `times_path`. If these and those `known` before are of all of SHAPES, with
+    its kernels on such a GPU, the ladder fitted to them goes into `path`, in place of the one that was there.
 
     Returns:
         the ladders that did not, for want of other sizes.
@@ -106,8 +107,7 @@ def tune(
         "cuda": facts["cuda"],
         "torch": str(torch.__version__),
     }
-    known = sizes.read(times_path) if times_path.exists() else []  # unreadable ones are refused before any is measured
-    wanting = []
+    known, wanting = list(known), []
     for ladder in track(chosen, description="ladders"):
         measured = [
             Size(

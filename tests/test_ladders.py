@@ -1,5 +1,6 @@
 """How ladders are fitted to measured times, and where both are kept."""
 
+import lzma
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -9,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmarks import ladders, sizes, tune
-from benchmarks.__main__ import app
+from benchmarks.__main__ import COMMITTED_TIMES, TUNING, app
 from benchmarks.ladders import Launch, Size
 
 WIDE, NARROW = Launch(8, 256, 0), Launch(2, 256, 40)
@@ -160,6 +161,27 @@ def test_fit_needs_no_gpu_but_every_size(tmp_path: Path) -> None:
     steps = [{"outputs": "any", "vector_width": 2, "threads": 256, "prefetch_kib": 40}]
     found = yaml.safe_load(path.read_text())["ladders"]
     assert [(ladder["behind"], ladder["steps"]) for ladder in found] == [("ordinary", steps), ("trigger", steps)]
+
+
+def test_the_ladders_are_what_their_times_say() -> None:
+    """Those of the committed times that have all sizes; another measurement stands for itself."""
+    kept = yaml.safe_load((TUNING / "sm90.yaml").read_text())["ladders"]
+    groups = ladders.by_kernels(sizes.read(COMMITTED_TIMES))
+    complete = [group for group in groups if {(size.hidden, size.tokens) for size in group} >= set(tune.SHAPES)]
+    assert complete
+    for found in (ladder for group in complete for ladder in ladders.fitted(group)):
+        same = [ladder for ladder in kept if all(ladder[key] == found[key] for key in found if key != "steps")]
+        assert same in ([], [found])
+
+
+def test_compressed_times(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "times.jsonl", tmp_path / "times.jsonl.xz"
+    sizes.append(plain, [measured(4096, 1, 1.25, 2.0)])
+    packed.write_bytes(lzma.compress(plain.read_bytes()))
+    assert sizes.read(packed) == sizes.read(plain)
+    packed.write_bytes(plain.read_bytes())
+    with pytest.raises(sizes.SizesError, match=r"xz: was unreadable"):
+        sizes.read(packed)
 
 
 def test_times_that_are_missing_are_named(tmp_path: Path) -> None:
