@@ -89,8 +89,8 @@ def tune(
 ) -> list[Ladder]:
     """Measures ladders at `shapes` (hidden, tokens), about 50 seconds each on an H200 at all of SHAPES.
 
-    As each is done, its times go to the end of `times_path`. Once these and those `known` before, of its kernels on such a
-    GPU, are of all of SHAPES, the ladder fitted to them goes into `path`, in place of the one that was there.
+    As each is done, its times go to the end of `times_path`. Once these and those `known` before, of its kernels on
+    such a GPU, are of all of SHAPES, the ladder fitted to them goes into `path`, in place of the one that was there.
 
     Returns:
         the ladders that did not, for want of other sizes.
