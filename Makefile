@@ -40,11 +40,12 @@ test: build  ## set up, build, and run the tests
 generate: $(VENV)/ready  ## specs/ to generated/
 	$(RUN) -m generator
 
-# Asked before each build: what there was of a compiler may be gone.
+# Asked before each build, of what the build itself asks: a compiler that there was may be gone.
+HAS_NVCC := import sys; from build_support.toolchain import find_cuda_compiler; sys.exit(find_cuda_compiler() is None)
 .PHONY: nvcc
 nvcc: $(VENV)/ready
-	[ -n "$${CUDA_HOME:-}$${CUDA_PATH:-}" ] || command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] \
-	    || [ -e $(VENV)/nvcc ] || { $(PIP) --no-deps $(CUDA) && touch $(VENV)/nvcc; }
+	@[ -n "$${CUDA_HOME:-}$${CUDA_PATH:-}" ] || $(RUN) -c '$(HAS_NVCC)' \
+	    || { echo "Fetching nvcc into $(VENV)"; $(PIP) --no-deps $(CUDA); }
 
 .PHONY: build
 build: generate nvcc  ## generate, and compile what changed into moe_cute/_C.abi3.so
