@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "generated" / "manifest.json"
 TUNING = ROOT / "specs" / "tuning"
 TIMES = ROOT / ".cache" / "tuning_times.jsonl"
-COMMITTED_TIMES = ROOT / "benchmarks" / "results" / "tuning_times.jsonl.xz"
 RESULTS = Path(__file__).resolve().parent / "results"
+COMMITTED_TIMES = RESULTS / "tuning_times.jsonl.xz"
 GPU_GRIDS = ("main", "outside", "layout", "fused")
 REPORT_WIDTH = 200  # a table of every provider, where the output is a file or a pipe and has no width of its own
 

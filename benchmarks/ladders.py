@@ -56,18 +56,15 @@ class Size:
     def kernels(self) -> tuple[object, ...]:
         return self.architecture, self.dtype, self.epilogue, self.topk, self.l2_mib
 
-    def behind(self, predecessor: str) -> Times:
-        """What counts behind a kernel that triggers is a weighted geometric mean: what suits an input that has just
-        been written does not suit a cold one, and a call cannot know."""
-        found = {launch: max(us, LEAST_US) for launch, us in self.times[predecessor].items()}
-        return found if predecessor == "ordinary" else combined(self.times["itself"], found)
 
-
-def combined(cold: Times, behind_trigger: Times) -> Times:
-    return {
-        launch: cold[launch] ** COLD_WEIGHT * max(us, LEAST_US) ** (1 - COLD_WEIGHT)
-        for launch, us in behind_trigger.items()
-    }
+def deciding(predecessor: str, times: dict[str, Times]) -> Times:
+    """Those by which launches are chosen. Behind a kernel that triggers, a weighted geometric mean: what suits an input
+    that has just been written does not suit a cold one, and a call cannot know."""
+    found = {launch: max(us, LEAST_US) for launch, us in times[predecessor].items()}
+    if predecessor == "ordinary":
+        return found
+    cold = times["itself"]
+    return {launch: cold[launch] ** COLD_WEIGHT * us ** (1 - COLD_WEIGHT) for launch, us in found.items()}
 
 
 def by_kernels(sizes: Iterable[Size]) -> list[list[Size]]:
@@ -83,7 +80,7 @@ def fitted(sizes: Sequence[Size]) -> Iterator[dict[str, Any]]:
     last = sizes[-1]
     for behind in ("trigger", "ordinary"):
         if behind in last.times:
-            times = [(each.hidden * each.tokens, _beside(each.behind(behind), each)) for each in sizes]
+            times = [(each.hidden * each.tokens, _beside(deciding(behind, each.times), each)) for each in sizes]
             kind = {"behind": behind, "dtype": last.dtype, "epilogue": last.epilogue, "topk": last.topk}
             yield {**kind, "l2_mib": last.l2_mib, "measured": last.measured, "steps": list(_steps(times))}
 

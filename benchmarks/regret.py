@@ -17,13 +17,12 @@ from rich.table import Table
 
 from benchmarks.comparison import geometric_mean
 from benchmarks.ladders import LEAST_US, Launch
-from benchmarks.measure import Sample, measure_chain, measure_cold
 from benchmarks.operands import Operands, rotating_operands
-from benchmarks.producers import PRODUCERS
+from benchmarks.producers import measure_behind
 from benchmarks.providers import MoeCute
 from benchmarks.rounding import rounded_up
 from benchmarks.shapes import Case
-from benchmarks.tune import EPILOGUE, Calls, Ladder, launches
+from benchmarks.tune import EPILOGUE, Ladder, launches
 
 DTYPES = ("bfloat16", "bfloat16", "float16", "float32")
 TOPKS = (8, 8, 8, 8, 1, 2, 3, 4, 5, 6, 7, 9, 10, 12)
@@ -89,15 +88,9 @@ def regret_of(case: Case, device: torch.device, threads: Sequence[int], behind: 
     calls = dict(launches(case, Ladder(case.dtype, case.topk, kernel, case.epilogue), threads, multiprocessors))
     chosen = chosen_launch(operands[0], behind)
     calls.setdefault(chosen, MoeCute().prepare(case, operands, 1.0))
-    samples = _measured(calls, operands, case, behind)
+    samples = measure_behind(behind.value, calls, operands, case.bytes_moved, REPLAYS, REPLAY_US)
     best = min(samples, key=lambda launch: samples[launch].median_us)
     return Regret(case, chosen, samples[chosen].median_us, best, samples[best].median_us)
-
-
-def _measured(calls: Calls, operands: Sequence[Operands], case: Case, behind: Behind) -> dict[Launch, Sample]:
-    if behind is Behind.itself:
-        return measure_cold(calls, operands, case.bytes_moved, REPLAYS, REPLAY_US)
-    return measure_chain(calls, operands, PRODUCERS[behind.value], case.bytes_moved, REPLAYS, REPLAY_US)
 
 
 def chosen_launch(operands: Operands, behind: Behind) -> Launch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from rich.progress import track
 
 from benchmarks import environment, ladders, sizes
 from benchmarks.ladders import Launch, Size, Times
-from benchmarks.measure import FASTEST_BYTES_PER_US, measure_chain, measure_cold
+from benchmarks.measure import FASTEST_BYTES_PER_US
 from benchmarks.operands import Operands, rotating_operands
-from benchmarks.producers import PRODUCERS
+from benchmarks.producers import measure_behind
 from benchmarks.shapes import Case
 from generator.vocabulary import EPILOGUES, EpilogueName
 
@@ -131,10 +132,13 @@ def tune(
 
 def fit(path: Path, known: Sequence[Size]) -> bool:
     """Puts the ladders of some kernels into a tuning file, but only if all of SHAPES were measured."""
-    if not {(size.hidden, size.tokens) for size in known} >= set(SHAPES):
-        return False
-    ladders.put(path, known[0].architecture, list(ladders.fitted(known)))
-    return True
+    if is_complete(known):
+        ladders.put(path, known[0].architecture, list(ladders.fitted(known)))
+    return is_complete(known)
+
+
+def is_complete(known: Sequence[Size]) -> bool:
+    return {(size.hidden, size.tokens) for size in known} >= set(SHAPES)
 
 
 def shapes_of(ladder: Ladder, shapes: Sequence[tuple[int, int]] = SHAPES) -> list[tuple[int, int]]:
@@ -160,24 +164,21 @@ def _times(
     operands = rotating_operands(case, device, caches=2)
     calls = dict(launches(case, ladder, threads, multiprocessors))
 
-    def cold(calls: Calls, replays: int) -> Times:
-        found = measure_cold(calls, operands, case.bytes_moved, replays, REPLAY_US)
-        return {each: found[each].median_us for each in calls}
-
-    def behind(producer: str, calls: Calls, replays: int) -> Times:
-        found = measure_chain(calls, operands, PRODUCERS[producer], case.bytes_moved, replays, REPLAY_US)
-        return {each: found[each].median_us for each in calls}
-
-    def behind_trigger(calls: Calls, replays: int) -> dict[str, Times]:
-        return {"itself": cold(calls, replays), "trigger": behind("trigger", calls, replays)}
-
-    def behind_ordinary(calls: Calls, replays: int) -> dict[str, Times]:
-        return {"ordinary": behind("ordinary", calls, replays)}
+    def measure(predecessors: Sequence[str], calls: Calls, replays: int) -> dict[str, Times]:
+        return {
+            predecessor: {
+                launch: sample.median_us
+                for launch, sample in measure_behind(
+                    predecessor, calls, operands, case.bytes_moved, replays, REPLAY_US
+                ).items()
+            }
+            for predecessor in predecessors
+        }
 
     if not overlaps:  # nor is there a time to prefetch in
         plain = {each: call for each, call in calls.items() if not each.prefetch_kib}
-        return _narrowed(plain, behind_ordinary)
-    found = _narrowed(calls, behind_trigger) | _narrowed(calls, behind_ordinary)
+        return _narrowed(plain, partial(measure, ["ordinary"]))
+    found = _narrowed(calls, partial(measure, ["itself", "trigger"])) | _narrowed(calls, partial(measure, ["ordinary"]))
     return {predecessor: _with_equals(times) for predecessor, times in found.items()}
 
 
@@ -195,11 +196,11 @@ def _with_equals(times: Times) -> Times:
 def _narrowed(calls: Calls, measure: Callable[[Calls, int], dict[str, Times]]) -> dict[str, Times]:
     first, second = ROUNDS
     found = measure(calls, first)
-    deciding = ladders.combined(found["itself"], found["trigger"]) if "trigger" in found else found["ordinary"]
-    bound = NEAR * min(deciding.values())
-    near = {launch: call for launch, call in calls.items() if deciding[launch] <= bound}
+    times = ladders.deciding("trigger" if "trigger" in found else "ordinary", found)
+    bound = NEAR * min(times.values())
+    near = {launch: call for launch, call in calls.items() if times[launch] <= bound}
     again = measure(near, second)
-    return {predecessor: times | again[predecessor] for predecessor, times in found.items()}
+    return {predecessor: found[predecessor] | again[predecessor] for predecessor in found}
 
 
 def _kernels(case: Case, ladder: Ladder) -> dict[int, str]:

@@ -82,10 +82,10 @@ def test_few_blocks_a_multiprocessor_count_less(tokens: int, expected: Launch) -
 
 def test_cold_counts_twice_as_much_as_behind_a_kernel_that_triggers() -> None:
     size = replace(measured(4096, 1, 8.0, 1.0), times={"itself": {WIDE: 8.0}, "trigger": {WIDE: 1.0}})
-    assert size.behind("trigger") == {WIDE: pytest.approx(4.0)}
+    assert ladders.deciding("trigger", size.times) == {WIDE: pytest.approx(4.0)}
     hidden_altogether = replace(size, times={"itself": {WIDE: 0.8}, "trigger": {WIDE: -0.1}})
-    assert hidden_altogether.behind("trigger") == {WIDE: pytest.approx(0.4)}
-    assert replace(size, times={"ordinary": {WIDE: -0.1}}).behind("ordinary") == {WIDE: 0.1}
+    assert ladders.deciding("trigger", hidden_altogether.times) == {WIDE: pytest.approx(0.4)}
+    assert ladders.deciding("ordinary", {"ordinary": {WIDE: -0.1}}) == {WIDE: 0.1}
 
 
 # Where ladders are kept
@@ -167,7 +167,7 @@ def test_the_ladders_are_what_their_times_say() -> None:
     """Those of the committed times that have all sizes; another measurement stands for itself."""
     kept = yaml.safe_load((TUNING / "sm90.yaml").read_text())["ladders"]
     groups = ladders.by_kernels(sizes.read(COMMITTED_TIMES))
-    complete = [group for group in groups if {(size.hidden, size.tokens) for size in group} >= set(tune.SHAPES)]
+    complete = [group for group in groups if tune.is_complete(group)]
     assert complete
     for found in (ladder for group in complete for ladder in ladders.fitted(group)):
         same = [ladder for ladder in kept if all(ladder[key] == found[key] for key in found if key != "steps")]

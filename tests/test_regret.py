@@ -45,7 +45,7 @@ def test_the_chosen_launch_is_compared_with_the_best(monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(operands[0].output.float(), expected, atol=0.1, rtol=0.02)
         return {launch: Sample.of([3.0 if launch == best else 6.0] * 2) for launch in calls}
 
-    monkeypatch.setattr(regret, "measure_cold", measure)
+    monkeypatch.setattr(producers, "measure_cold", measure)
     monkeypatch.setattr(regret, "chosen_launch", lambda operands, behind: chosen)
     found = regret.regret_of(CASE, torch.device("cpu"), manifest()["threads"])
     assert found == regret.Regret(CASE, chosen, 6.0, best, 3.0)
@@ -84,8 +84,8 @@ def test_each_kernel_before_is_measured_and_asked_about(
         seen.append(keywords["behind"])
         return moe_cute.Explanation("sum_reduce_cuda_bf16_hany_kany_v4_weighted", 128, 24, False, ())
 
-    monkeypatch.setattr(regret, "measure_cold", cold)
-    monkeypatch.setattr(regret, "measure_chain", chain)
+    monkeypatch.setattr(producers, "measure_cold", cold)
+    monkeypatch.setattr(producers, "measure_chain", chain)
     monkeypatch.setattr(moe_cute, "explain", explain)
     found = regret.regret_of(CASE, torch.device("cpu"), manifest()["threads"], behind)
     assert found.chosen == Launch(4, 128, 24)
