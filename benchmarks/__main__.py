@@ -18,6 +18,7 @@ from benchmarks.fused import FUSED
 from benchmarks.providers import PLAIN
 from benchmarks.records import RecordError, Results, Writer
 from benchmarks.sizes import SizesError
+from generator.problems import BadFile
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ROOT / "generated" / "manifest.json"
@@ -78,9 +79,7 @@ def run(
 
 @app.command("tune")
 def tune_command(
-    out: Annotated[
-        Path | None, typer.Option(help="The tuning file. Default: this architecture's, in specs/tuning/.")
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the tuning files.")] = TUNING,
     only: Annotated[
         str, typer.Option(help=f"Comma-separated ladders, of {', '.join(map(str, tune.LADDERS))}. Default: all.")
     ] = "",
@@ -96,13 +95,12 @@ def tune_command(
     # Not those whose kernels have left the spec.
     built = {str(ladder): ladder for ladder in tune.LADDERS if tune.shapes_of(ladder)}
     names = _choose("--only", only or ",".join(built), list(built))
-    major, minor = torch.cuda.get_device_capability(device)
-    path = out or TUNING / f"sm{10 * major + minor}.yaml"
     known = _read_sizes([path for path in (COMMITTED_TIMES, times) if path.exists()])
-    wanting = tune.tune(path, times, known, device, _threads(), [built[name] for name in names], asked)
+    with _readable():
+        wanting = tune.tune(out, times, known, device, _threads(), [built[name] for name in names], asked)
     for ladder in wanting:
         console.print(f"{ladder}: left as it is, not all its sizes were measured", highlight=False)
-    console.print(f"{len(names) - len(wanting)} of {len(names)} ladders into {path}; now `make build`", highlight=False)
+    console.print(f"{len(names) - len(wanting)} of {len(names)} ladders into {out}; now `make build`", highlight=False)
 
 
 @app.command("fit")
@@ -115,9 +113,11 @@ def fit_command(
 ) -> None:
     """Fit ladders again to the times that `tune` has kept; no GPU needed."""
     for known in ladders.by_kernels(_read_sizes(times or [COMMITTED_TIMES])):
-        path = out / f"sm{known[0].architecture}.yaml"
+        path = ladders.file_in(out, known[0].architecture)
         what = f"{'/'.join(map(str, known[0].kernels[1:4]))}, L2 of {known[0].l2_mib} MiB"
-        outcome = f"into {path}" if tune.fit(path, known) else "left as it is: not all sizes were measured"
+        with _readable():
+            fitted = tune.fit(path, known)
+        outcome = f"into {path}" if fitted else "left as it is: not all sizes were measured"
         console.print(f"{what}: {outcome}", highlight=False)
 
 
@@ -212,7 +212,7 @@ def _read_sizes(paths: Sequence[Path]) -> list[ladders.Size]:
 def _readable() -> Iterator[None]:
     try:
         yield
-    except (RecordError, SizesError) as error:
+    except (BadFile, RecordError, SizesError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
 

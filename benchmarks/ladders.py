@@ -85,15 +85,26 @@ def fitted(sizes: Sequence[Size]) -> Iterator[dict[str, Any]]:
             yield {**kind, "l2_mib": last.l2_mib, "measured": last.measured, "steps": list(_steps(times))}
 
 
-def put(path: Path, architecture: int, found: Sequence[dict[str, Any]]) -> None:
-    """Puts ladders into a tuning file, in place of those for the same."""
+def file_in(folder: Path, architecture: int) -> Path:
+    """An architecture's tuning file."""
+    return folder / f"sm{architecture}.yaml"
+
+
+def of_file(path: Path) -> list[dict[str, Any]]:
+    """The ladders of a tuning file, none where there is no such file. Raises generator.problems.BadFile."""
     from generator import rules, spec, tuning
 
-    ladders: list[dict[str, Any]] = []
-    if path.exists():
-        built = spec.load(SPEC)
-        ladders = tuning.load(path, built, rules.variants(built)).model_dump()["ladders"]
-    by_kind = {tuple(each[key] for key in tuning.KIND): each for each in [*ladders, *found]}
+    if not path.exists():
+        return []
+    built = spec.load(SPEC)
+    return [each.model_dump() for each in tuning.load(path, built, rules.variants(built)).ladders]
+
+
+def put(path: Path, architecture: int, found: Sequence[dict[str, Any]]) -> None:
+    """Puts ladders into a tuning file, in place of those for the same. Raises generator.problems.BadFile."""
+    from generator import tuning
+
+    by_kind = {tuple(each[key] for key in tuning.KIND): each for each in [*of_file(path), *found]}
     kinds = sorted(by_kind, key=lambda kind: [(isinstance(part, str), part) for part in kind])  # topk may be "any"
     file = {"edition": 1, "architecture": architecture, "ladders": [by_kind[kind] for kind in kinds]}
     tuning.write_tuning(path, tuning.TuningFile.model_validate(file))

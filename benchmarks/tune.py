@@ -80,7 +80,7 @@ Calls = dict[Launch, Callable[[Operands], object]]
 
 
 def tune(
-    path: Path,
+    folder: Path,
     times_path: Path,
     known: Sequence[Size],
     device: torch.device,
@@ -91,14 +91,20 @@ def tune(
     """Measures ladders at `shapes` (hidden, tokens), about 50 seconds each on an H200 at all of SHAPES.
 
     As each is done, its times go to the end of `times_path`. Once these and those `known` before, of its kernels on
-    such a GPU, are of all of SHAPES, the ladder fitted to them goes into `path`, in place of the one that was there.
+    such a GPU, are of all of SHAPES, the ladder fitted to them goes into the tuning file of its architecture in
+    `folder`, in place of the one that was there.
 
     Returns:
         the ladders that did not, for want of other sizes.
+
+    Raises:
+        generator.problems.BadFile: where the tuning file is not one that can be added to; nothing was measured.
     """
     facts = environment.describe(device, None)
     major, minor = torch.cuda.get_device_capability(device)
     architecture = 10 * major + minor
+    path = ladders.file_in(folder, architecture)
+    ladders.of_file(path)  # or raises, before the time of a GPU went into what could not be written
     properties = torch.cuda.get_device_properties(device)
     l2_mib = properties.L2_cache_size >> 20
     machine = {

@@ -163,6 +163,13 @@ def test_fit_needs_no_gpu_but_every_size(tmp_path: Path) -> None:
     assert [(ladder["behind"], ladder["steps"]) for ladder in found] == [("ordinary", steps), ("trigger", steps)]
 
 
+def test_fit_names_a_tuning_file_that_cannot_be_added_to(tmp_path: Path) -> None:
+    sizes.append(tmp_path / "times.jsonl", all_sizes(2.0, 1.0))
+    (tmp_path / "sm90.yaml").write_text("edition: 2\n")
+    result = CliRunner().invoke(app, ["fit", str(tmp_path / "times.jsonl"), "--out", str(tmp_path)])
+    assert result.exit_code == 2 and "sm90.yaml:1:10: edition: found 2; allowed: 1" in result.output
+
+
 def test_the_ladders_are_what_their_times_say() -> None:
     """Those of the committed times that have all sizes; another measurement stands for itself."""
     kept = yaml.safe_load((TUNING / "sm90.yaml").read_text())["ladders"]

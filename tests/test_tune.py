@@ -14,6 +14,7 @@ from benchmarks.ladders import Launch
 from benchmarks.measure import Sample
 from benchmarks.shapes import Case
 from benchmarks.tune import Ladder
+from generator.problems import BadFile
 from tests.variants import manifest
 
 BEST = {"itself": Launch(4, 128, 0), "trigger": Launch(8, 256, 12), "ordinary": Launch(2, 64, 0)}
@@ -59,7 +60,7 @@ def test_ladders_are_written_once_all_sizes_are_measured(
 
     def measure(*shapes: tuple[int, int]) -> Sequence[Ladder]:
         known = sizes.read(times) if times.exists() else []
-        return tune.tune(path, times, known, torch.device("cpu"), manifest()["threads"], [eight], shapes)
+        return tune.tune(tmp_path, times, known, torch.device("cpu"), manifest()["threads"], [eight], shapes)
 
     assert measure((4096, 1)) == [eight]
     assert not path.exists()
@@ -71,6 +72,17 @@ def test_ladders_are_written_once_all_sizes_are_measured(
     assert [(size.hidden, size.tokens) for size in sizes.read(times)] == [(4096, 1), (2048, 3)]
     every, near = a_gpu[0], a_gpu[2]
     assert a_gpu[:4] == [every, every, near, near] and 0 < near < every
+
+
+def test_a_tuning_file_that_cannot_be_added_to_is_refused_before_anything_is_measured(
+    a_gpu: list[int], tmp_path: Path
+) -> None:
+    path, times = tmp_path / "sm90.yaml", tmp_path / "times.jsonl"
+    path.write_text("edition: 2\n")
+    with pytest.raises(BadFile, match=r"sm90\.yaml:1:10: edition: found 2; allowed: 1"):
+        tune.tune(tmp_path, times, [], torch.device("cpu"), manifest()["threads"])
+    assert a_gpu == [] and not times.exists()
+    assert path.read_text() == "edition: 2\n"
 
 
 @pytest.mark.parametrize(
