@@ -69,6 +69,8 @@ LADDERS = (
     Ladder("bfloat16", 8, 8, "unpermute_weighted_shared"),
     Ladder("bfloat16", 5, 0),
     Ladder("float32", 8, 8),
+    Ladder("float32", 8, 8, "weighted_shared"),
+    Ladder("float32", 8, 8, "unpermute_weighted_shared"),
     Ladder("float32", 2, 2),
     Ladder("float32", 5, 0),
     Ladder("float64", 8, 8),

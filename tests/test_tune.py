@@ -139,7 +139,7 @@ def test_every_ladder_has_something_to_measure() -> None:
     [
         ({"topk": 4}, {"bfloat16/plain/4"}),
         ({"dtype": "float64"}, {"float64/plain/8", "float64/plain/any"}),
-        ({"epilogue": "permuted"}, {"bfloat16/permuted/8"}),
+        ({"epilogue": "permuted"}, {"bfloat16/permuted/8", "float32/permuted/8"}),
     ],
 )
 def test_ladders_whose_kernels_left_the_spec_are_left_out(
