@@ -112,12 +112,13 @@ def fit_command(
     out: Annotated[Path, typer.Option(help="Folder of the tuning files.")] = TUNING,
 ) -> None:
     """Fit ladders again to the times that `tune` has kept; no GPU needed."""
-    for known in ladders.by_kernels(_read_sizes(times or [COMMITTED_TIMES])):
-        path = ladders.file_in(out, known[0].architecture)
-        what = f"{'/'.join(map(str, known[0].kernels[1:4]))}, L2 of {known[0].l2_mib} MiB"
-        with _readable():
-            fitted = tune.fit(path, known)
-        outcome = f"into {path}" if fitted else "left as it is: not all sizes were measured"
+    kinds = ladders.by_kernels(_read_sizes(times or [COMMITTED_TIMES]))
+    with _readable():
+        left = tune.fit(out, kinds)
+    for kind in kinds:
+        what = f"{'/'.join(map(str, kind[0].kernels[1:4]))}, L2 of {kind[0].l2_mib} MiB"
+        path = ladders.file_in(out, kind[0].architecture)
+        outcome = "left as it is: not all sizes were measured" if kind in left else f"into {path}"
         console.print(f"{what}: {outcome}", highlight=False)
 
 

@@ -105,8 +105,9 @@ def tune(
     facts = environment.describe(device, None)
     major, minor = torch.cuda.get_device_capability(device)
     architecture = 10 * major + minor
-    path = ladders.file_in(folder, architecture)
-    ladders.of_file(path)  # or raises, before the time of a GPU went into what could not be written
+    ladders.of_file(
+        ladders.file_in(folder, architecture)
+    )  # or raises, before the time of a GPU went into what could not be written
     properties = torch.cuda.get_device_properties(device)
     l2_mib = properties.L2_cache_size >> 20
     machine = {
@@ -133,16 +134,19 @@ def tune(
         sizes.append(times_path, measured)
         known += measured
         here = {size.kernels for size in measured}
-        if not all(fit(path, each) for each in ladders.by_kernels(size for size in known if size.kernels in here)):
+        if fit(folder, ladders.by_kernels(size for size in known if size.kernels in here)):
             wanting.append(ladder)
     return wanting
 
 
-def fit(path: Path, known: Sequence[Size]) -> bool:
-    """Puts the ladders of some kernels into a tuning file, but only if all of SHAPES were measured."""
-    if is_complete(known):
-        ladders.put(path, known[0].architecture, list(ladders.fitted(known)))
-    return is_complete(known)
+def fit(folder: Path, kinds: Sequence[Sequence[Size]]) -> list[Sequence[Size]]:
+    """Puts ladders into the tuning files in `folder`, and gives back the kinds of kernels of which it put none, since
+    not all of SHAPES were measured. Raises generator.problems.BadFile."""
+    complete = [kind for kind in kinds if is_complete(kind)]
+    for architecture in sorted({kind[0].architecture for kind in complete}):
+        found = [ladder for kind in complete if kind[0].architecture == architecture for ladder in ladders.fitted(kind)]
+        ladders.put(ladders.file_in(folder, architecture), architecture, found)
+    return [kind for kind in kinds if not is_complete(kind)]
 
 
 def is_complete(known: Sequence[Size]) -> bool:

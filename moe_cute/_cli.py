@@ -15,6 +15,8 @@ import moe_cute
 from moe_cute import _doctor
 from moe_cute._limits import (
     FIRST_ARCHITECTURE,
+    H100_L2_MIB,
+    H100_MULTIPROCESSORS,
     LAST_ARCHITECTURE,
     MOST_ELEMENTS,
     MOST_L2_MIB,
@@ -120,10 +122,15 @@ def explain(
     ] = None,
     multiprocessors: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_MULTIPROCESSORS, help="Of that GPU; with --architecture. Default: 132"),
+        typer.Option(
+            min=1,
+            max=MOST_MULTIPROCESSORS,
+            help=f"Of that GPU; with --architecture. Default: {H100_MULTIPROCESSORS}",
+        ),
     ] = None,
     l2_mib: Annotated[
-        int | None, typer.Option(min=1, max=MOST_L2_MIB, help="MiB of its L2 cache; likewise. Default: 50")
+        int | None,
+        typer.Option(min=1, max=MOST_L2_MIB, help=f"MiB of its L2 cache; likewise. Default: {H100_L2_MIB}"),
     ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="With topk_weights.")] = False,
     ids: Annotated[bool, typer.Option("--ids", help="With topk_ids.")] = False,
@@ -162,8 +169,8 @@ def explain(
             num_tokens=num_tokens,
             out_dtype=getattr(torch, out_dtype.value) if out_dtype else None,
             architecture=architecture or 0,
-            multiprocessors=multiprocessors or 132,
-            l2_mib=l2_mib or 50,
+            multiprocessors=multiprocessors or H100_MULTIPROCESSORS,
+            l2_mib=l2_mib or H100_L2_MIB,
             pdl=pdl,
             behind=behind.value,
         )

@@ -21,6 +21,8 @@ from moe_cute._description import description
 from moe_cute._extension import _C
 from moe_cute._limits import (
     FIRST_ARCHITECTURE,
+    H100_L2_MIB,
+    H100_MULTIPROCESSORS,
     LAST_ARCHITECTURE,
     MOST_ELEMENTS,
     MOST_L2_MIB,
@@ -80,8 +82,8 @@ def explain(
     num_tokens: Tensor | bool | None = None,
     out_dtype: torch.dtype | None = None,
     architecture: int = 0,
-    multiprocessors: int = 132,
-    l2_mib: int = 50,
+    multiprocessors: int = H100_MULTIPROCESSORS,
+    l2_mib: int = H100_L2_MIB,
     pdl: bool = True,
     behind: str = "trigger",
 ) -> Explanation:
@@ -93,7 +95,7 @@ def explain(
             the call would have, the shape ``(tokens, topk)`` for ``inv_permuted_idx``.
         output: the output of the call, where it matters (its strides, its alignment, its dtype).
         architecture: 90 for sm_90; 0 asks the device. With a number, a machine without a GPU can explain a CUDA call.
-        multiprocessors: of that GPU.
+        multiprocessors: of that GPU; by default those of an H100 or H200.
         l2_mib: MiB of its L2 cache: 50 for an H100, 60 for an H200.
         pdl: as for ``sum_reduce``. Another block or vector may suit a launch that does not overlap.
         behind: ``"trigger"``, in a stream, or in a CUDA graph behind a kernel that lets the next one start early;
