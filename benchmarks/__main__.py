@@ -118,7 +118,8 @@ def fit_command(
     for kind in kinds:
         what = f"{'/'.join(map(str, kind[0].kernels[1:4]))}, L2 of {kind[0].l2_mib} MiB"
         path = ladders.file_in(out, kind[0].architecture)
-        outcome = "left as it is: not all sizes were measured" if kind in left else f"into {path}"
+        why_left = "the spec does not build it" if tune.is_complete(kind) else "not all sizes were measured"
+        outcome = f"left as it is: {why_left}" if kind in left else f"into {path}"
         console.print(f"{what}: {outcome}", highlight=False)
 
 

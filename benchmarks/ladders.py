@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Size:
 
     @property
     def kernels(self) -> tuple[object, ...]:
-        return self.architecture, self.dtype, self.epilogue, self.topk, self.l2_mib
+        return self.architecture, self.dtype, self.epilogue, self.topk, self.l2_mib, self.multiprocessors
 
 
 def deciding(predecessor: str, times: dict[str, Times]) -> Times:
@@ -76,10 +77,12 @@ def by_kernels(sizes: Iterable[Size]) -> list[list[Size]]:
 
 
 def fitted(sizes: Sequence[Size]) -> Iterator[dict[str, Any]]:
-    """Ladders of the same kernels, as a tuning file has them."""
+    """Ladders of the same kernels, as a tuning file has them: of launches that the spec still builds, none where it has
+    none of them."""
+    sizes = [_of_built(size) for size in sizes]
     last = sizes[-1]
     for behind in ("trigger", "ordinary"):
-        if behind in last.times:
+        if last.times.get(behind):
             times = [(each.hidden * each.tokens, _beside(deciding(behind, each.times), each)) for each in sizes]
             kind = {"behind": behind, "dtype": last.dtype, "epilogue": last.epilogue, "topk": last.topk}
             yield {**kind, "l2_mib": last.l2_mib, "measured": last.measured, "steps": list(_steps(times))}
@@ -108,6 +111,41 @@ def put(path: Path, architecture: int, found: Sequence[dict[str, Any]]) -> None:
     kinds = sorted(by_kind, key=lambda kind: [(isinstance(part, str), part) for part in kind])  # topk may be "any"
     file = {"edition": 1, "architecture": architecture, "ladders": [by_kind[kind] for kind in kinds]}
     tuning.write_tuning(path, tuning.TuningFile.model_validate(file))
+
+
+@cache
+def _built(spec_path: Path) -> tuple[set[tuple[object, ...]], dict[str, set[int]]]:
+    """What a spec builds: (dtype, epilogue, topk, vector width), and the threads of each epilogue's blocks."""
+    from generator import rules, spec
+    from generator.vocabulary import EPILOGUES
+
+    found = spec.load(spec_path)
+    widths: set[tuple[object, ...]] = {
+        (each.dtype, each.epilogue, each.topk or "any", each.vector_width)
+        for each in rules.variants(found)
+        if (each.backend, each.hidden, each.unaligned) == ("cuda", None, False)
+    }
+    threads = {
+        str(name): {each for each in found.threads if each <= epilogue.most_threads}
+        for name, epilogue in EPILOGUES.items()
+    }
+    return widths, threads
+
+
+def _of_built(size: Size) -> Size:
+    widths, threads = _built(SPEC)
+
+    def is_built(launch: Launch) -> bool:
+        kernel = (size.dtype, size.epilogue, size.topk, launch.vector_width)
+        return kernel in widths and launch.threads in threads[size.epilogue]
+
+    return replace(
+        size,
+        times={
+            behind: {launch: us for launch, us in each.items() if is_built(launch)}
+            for behind, each in size.times.items()
+        },
+    )
 
 
 def _steps(measured: Iterable[tuple[int, Times]]) -> Iterator[dict[str, object]]:

@@ -105,9 +105,8 @@ def tune(
     facts = environment.describe(device, None)
     major, minor = torch.cuda.get_device_capability(device)
     architecture = 10 * major + minor
-    ladders.of_file(
-        ladders.file_in(folder, architecture)
-    )  # or raises, before the time of a GPU went into what could not be written
+    # Raises, where it does, before a GPU's time has gone into what could not be written.
+    ladders.of_file(ladders.file_in(folder, architecture))
     properties = torch.cuda.get_device_properties(device)
     l2_mib = properties.L2_cache_size >> 20
     machine = {
@@ -140,13 +139,16 @@ def tune(
 
 
 def fit(folder: Path, kinds: Sequence[Sequence[Size]]) -> list[Sequence[Size]]:
-    """Puts ladders into the tuning files in `folder`, and gives back the kinds of kernels of which it put none, since
-    not all of SHAPES were measured. Raises generator.problems.BadFile."""
-    complete = [kind for kind in kinds if is_complete(kind)]
-    for architecture in sorted({kind[0].architecture for kind in complete}):
-        found = [ladder for kind in complete if kind[0].architecture == architecture for ladder in ladders.fitted(kind)]
-        ladders.put(ladders.file_in(folder, architecture), architecture, found)
-    return [kind for kind in kinds if not is_complete(kind)]
+    """Puts ladders into the tuning files in `folder`, and gives back the kinds of kernels of which it put none: not all
+    of SHAPES were measured, or the spec no longer builds them. Raises generator.problems.BadFile."""
+    found = [(kind, list(ladders.fitted(kind)) if is_complete(kind) else []) for kind in kinds]
+    for architecture in sorted({kind[0].architecture for kind, fitted in found if fitted}):
+        ladders.put(
+            ladders.file_in(folder, architecture),
+            architecture,
+            [ladder for kind, fitted in found if kind[0].architecture == architecture for ladder in fitted],
+        )
+    return [kind for kind, fitted in found if not fitted]
 
 
 def is_complete(known: Sequence[Size]) -> bool:

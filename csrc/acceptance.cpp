@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "call.hpp"
 #include "select.hpp"
+#include "tensor_view.hpp"
 
 namespace moe_cute {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "select.hpp"
+#include "machine.hpp"
 
 namespace moe_cute {
 

@@ -24,9 +24,7 @@ struct GradientTask {
 template <template <DType> class Kernel, DType kDType, InstructionSet kInstructionSet>
 char const* launch_gradient_cpu(GradientArguments<Kernel> const& call, LaunchShape const& shape) {
   using Task = cpu::GradientTask<Kernel<kDType>>;
-  // A task should outweigh the handing out: about this many elements.
-  constexpr int64_t kElementsPerTask = 65536;
-  int64_t const grain = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, call.hidden));
+  int64_t const grain = std::max<int64_t>(1, cpu::kElementsPerTask / std::max<int64_t>(1, call.hidden));
   Task task{call};
   shape.parallel_for(Kernel<kDType>::items(call), grain, cpu::run_task<Task, kInstructionSet>, &task);
   return nullptr;

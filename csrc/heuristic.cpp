@@ -42,7 +42,7 @@ std::optional<Preference> few_rows_preference(int bytes, int64_t vectors, int64_
 
 bool has_kernel_for_topk(int64_t topk) {
   for (Variant const& variant : variants()) {
-    if (variant.backend == Backend::kCuda && variant.topk == topk) return true;
+    if (variant.backend == Backend::kCuda && variant.topk != kAny && variant.topk == topk) return true;
   }
   return false;
 }

@@ -29,6 +29,9 @@ MOE_CUTE_COMPILED(InstructionSet::kAvx512, __attribute__((flatten, noinline, MOE
 #endif
 #undef MOE_CUTE_COMPILED
 
+// A task should outweigh the handing out: about this many elements.
+inline constexpr int64_t kElementsPerTask = 65536;
+
 // What a thread of the pool is given.
 template <class Task, InstructionSet kInstructionSet>
 void run_task(int64_t begin, int64_t end, void* task) {

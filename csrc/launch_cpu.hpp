@@ -12,9 +12,6 @@
 namespace moe_cute {
 namespace cpu {
 
-// A task should outweigh the handing out: about this many input elements.
-inline constexpr int64_t kElementsPerTask = 65536;
-
 // A long row is cut, so that one token alone can keep all threads busy. A whole number of vectors of any width.
 inline constexpr int64_t kPieceOfRow = 8192;
 

@@ -32,11 +32,33 @@ Type type_of(ScalarType dtype) {
   }
 }
 
+// For messages alone: what sum_reduce takes has a Type. Of the rest of its dtypes torch's stable ABI says no more.
+char const* name_of_other(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Bool: return "bool";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::UInt16: return "uint16";
+    case ScalarType::UInt32: return "uint32";
+    case ScalarType::UInt64: return "uint64";
+    case ScalarType::ComplexHalf: return "complex32";
+    case ScalarType::ComplexFloat: return "complex64";
+    case ScalarType::ComplexDouble: return "complex128";
+    case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
+    case ScalarType::Float8_e4m3fnuz: return "float8_e4m3fnuz";
+    case ScalarType::Float8_e5m2: return "float8_e5m2";
+    case ScalarType::Float8_e5m2fnuz: return "float8_e5m2fnuz";
+    default: return "another kind";
+  }
+}
+
 TensorView view_of(char const* name, Tensor const& tensor) {
   TensorView view;
   view.given = true;
   view.data = tensor.data_ptr();
   view.type = type_of(tensor.scalar_type());
+  if (view.type == Type::kOther) view.other_type_name = name_of_other(tensor.scalar_type());
   view.device = tensor.is_cuda() ? Device::kCuda : tensor.is_cpu() ? Device::kCpu : Device::kOther;
   view.device_index = tensor.get_device_index();
   view.rank = static_cast<int32_t>(tensor.dim());

@@ -112,9 +112,10 @@ PyObject* check_call(PyObject*, PyObject* args) {
 
 // What "behind" says in Python and in specs/tuning/; any other word: nothing to overlap with.
 Predecessor predecessor_named(std::string const& behind) {
-  return behind == "trigger"    ? Predecessor::kTriggering
-         : behind == "ordinary" ? Predecessor::kOrdinary
-                                : Predecessor::kNone;
+  if (behind == "trigger") return Predecessor::kTriggering;
+  if (behind == "ordinary") return Predecessor::kOrdinary;
+  if (behind == "nothing") return Predecessor::kNone;
+  throw ArgumentError("behind", behind, "trigger, ordinary or nothing");
 }
 
 // explain(descriptions of the eight tensors..., scale, architecture, multiprocessors, l2_mib, behind) -> (name or None,

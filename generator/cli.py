@@ -19,7 +19,7 @@ from generator.strict import StrictModel
 from generator.sync import Change, State
 from generator.variant import Variant
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 SPEC = ROOT / "specs" / "sum_reduce.yaml"
 OUT = ROOT / "generated"
 SCHEMAS: dict[Path, type[StrictModel]] = {

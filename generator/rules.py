@@ -24,6 +24,10 @@ def numbers(sizes: list[Size]) -> list[int | None]:
     return [size for size in every_size(sizes) if size is not None]
 
 
+def up_to_20(sizes: list[Size]) -> list[int | None]:
+    return [size for size in numbers(sizes) if size is not None and size <= 20]
+
+
 def run_time_only(sizes: list[Size]) -> list[int | None]:
     return [None]
 
@@ -36,8 +40,12 @@ def two_widest_and_one(dtype: DTypeName, widths: list[int]) -> list[int]:
     return sorted({*sorted(widths)[-2:], 1})
 
 
-def up_to_8_bytes(dtype: DTypeName, widths: list[int]) -> list[int]:
-    return [width for width in widths if 1 < width <= 8 // DTYPES[dtype].bytes]
+def two(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return [width for width in widths if width == 2 and 2 * DTYPES[dtype].bytes <= 8]
+
+
+def four_halves(dtype: DTypeName, widths: list[int]) -> list[int]:
+    return [width for width in widths if width == 4 and DTYPES[dtype].bytes == 2]
 
 
 def two_and_eight(dtype: DTypeName, widths: list[int]) -> list[int]:
@@ -77,7 +85,9 @@ RULES = (
     # 9.7, permuted and weighted 19.5, 13.4 and 11.8; with 2 experts [1024, 4095] 20.2, 10.5 and 7.2. Eight were slower
     # than four ([1024, 2048] 9.9, [1024, 2, 4095] 17.8), since the output is stored element by element; four of
     # float32, shifted, than two ([64, 2048] 2.09 and 2.06, [700, 7, 2047] 16.0 and 11.6).
-    Rule("cuda", PLAIN + FUSED, run_time_only, numbers, up_to_8_bytes, unaligned=True),
+    Rule("cuda", PLAIN + FUSED, run_time_only, numbers, two, unaligned=True),
+    # Each row takes two words and what they are shifted into: 22 rows spill from the 128 registers of a plain kernel.
+    Rule("cuda", PLAIN + FUSED, run_time_only, up_to_20, four_halves, unaligned=True),
     # Where topk is looped over, wide vectors share the loop: bfloat16 [700, 5, 4097] took 15.6 us by two elements, 12.1
     # by four and 10.4 by eight, weighted 26.4, 15.9 and 14.5; but not where rows are looked up too. A single element of
     # float64 is 8 bytes already, [64, 8, 4096] took 5.6 by ones and 6.6 by twos; but [300, 3, 2879] 9.4 and 7.4, [500,

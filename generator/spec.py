@@ -12,7 +12,7 @@ from generator import strict, vocabulary
 from generator.strict import STRICT, Allowed, Contradiction, StrictModel
 from generator.vocabulary import DTYPES, DTypeName
 
-# Every row's load of 16 bytes is in flight at once: 32 rows take 128 of the 255 registers that a thread can have.
+# Every row's load of 16 bytes is in flight at once. Of 32 rows no kernel spills, by the rules of generator/rules.py.
 MAX_TOPK = 32
 
 # Far past any model; with 32 rows of float64, an offset within a token still fits an int32.
@@ -75,7 +75,7 @@ class Cuda(StrictModel):
 class Cpu(StrictModel):
     """Every CPU kernel is compiled for each of `instruction_sets`."""
 
-    instruction_sets: Annotated[list[InstructionSet], NotEmpty]
+    instruction_sets: Annotated[list[InstructionSet], NotEmpty, _listing("baseline")]
 
 
 class Backends(StrictModel):

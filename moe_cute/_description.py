@@ -18,7 +18,7 @@ def description(tensor: Any, place: int) -> Description | None:
         return None
     has_memory = isinstance(tensor, Tensor) and not tensor.is_meta and not isinstance(tensor, FakeTensor)
     # Beyond every address of a process, and far apart: what is only described overlaps with nothing.
-    address = (has_memory and tensor.data_ptr()) or (place + 1) << 48
+    address = (has_memory and tensor.data_ptr()) or (place + 1) << 59
     device = tensor.device
     return tuple(tensor.shape), tuple(tensor.stride()), name_of(tensor.dtype), device.type, device.index or 0, address
 

@@ -223,7 +223,7 @@ def _cuda_problem(torch_build: Torch, build: Build, driver_cuda: str | None, gpu
     if not build.cuda_architectures:
         return Problem(
             "this build has no CUDA part: there was no nvcc",
-            "make clean build (installs an nvcc where CUDA_HOME, PATH and /usr/local/cuda have none)",
+            "make build (installs an nvcc where CUDA_HOME, PATH and /usr/local/cuda have none)",
         )
     if torch_build.cuda is None:
         return Problem(f"torch {torch_build.version} has no CUDA", "pip install --force-reinstall torch")

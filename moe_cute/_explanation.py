@@ -94,7 +94,8 @@ def explain(
             the rest, the tensors are taken to be contiguous and aligned, and True stands for each optional tensor that
             the call would have, the shape ``(tokens, topk)`` for ``inv_permuted_idx``.
         output: the output of the call, where it matters (its strides, its alignment, its dtype).
-        architecture: 90 for sm_90; 0 asks the device. With a number, a machine without a GPU can explain a CUDA call.
+        architecture: 90 for sm_90; 0 asks the device. With a number and ``device="cuda"``, a machine without a GPU can
+            explain a CUDA call.
         multiprocessors: of that GPU; by default those of an H100 or H200.
         l2_mib: MiB of its L2 cache: 50 for an H100, 60 for an H200.
         pdl: as for ``sum_reduce``. Another block or vector may suit a launch that does not overlap.
@@ -122,6 +123,8 @@ def explain(
         expect_dense_tensors(output=output)
     expect_out_dtype(out_dtype, output)
     given = _given_input(input, dtype, device)
+    if architecture != 0 and given.device.type != "cuda":
+        raise ValueError(f"architecture: was {architecture}, on {given.device}; allowed: 0, but with device='cuda'")
     slots = given.shape[:2] if inv_permuted_idx is None else _shape_of_slots(inv_permuted_idx)
     tokens, topk = (*slots, 0, 0)[:2]
     hidden = given.shape[-1] if len(given.shape) else 0
@@ -175,6 +178,8 @@ def _given_input(input: Any, dtype: torch.dtype, device: Any) -> Any:
         place = torch.device(device)
     except (TypeError, RuntimeError):
         raise ValueError(f"device: was {device!r}; allowed: cpu or cuda") from None
+    if place.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: was {place}; allowed: cpu or cuda")
     return _Described("input", shape, dtype, place)
 
 

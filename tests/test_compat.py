@@ -45,6 +45,10 @@ def test_nothing_is_computed_into_nowhere() -> None:
             call()
     with pytest.raises(ValueError, match=r"^topk: was 2; allowed: as many slots as topk_weights \[2, 3\] has"):
         vllm.moe_unpermute(rows, weights, index, None, 2, output)
+    with pytest.raises(ValueError, match=r"^topk_weights: was of shape \[6\]; allowed: shape \[tokens, topk\]"):
+        vllm.moe_unpermute(rows, weights.flatten(), index, None, 3, output)
+    with pytest.raises(TypeError, match=r"^topk: was of type str; allowed: an int"):
+        vllm.moe_unpermute(rows, weights, index, None, "3", output)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^inv_permuted_idx: was of shape \[5\]; allowed: that of topk_weights"):
         vllm.moe_unpermute(rows, weights, index[:5], None, 3, output)
     assert bool((output == 0).all())

@@ -163,6 +163,28 @@ def test_fit_needs_no_gpu_but_every_size(tmp_path: Path) -> None:
     assert [(ladder["behind"], ladder["steps"]) for ladder in found] == [("ordinary", steps), ("trigger", steps)]
 
 
+def test_fit_leaves_out_what_the_spec_does_not_build(tmp_path: Path) -> None:
+    """The generator would refuse the ladders."""
+    times, path = tmp_path / "times.jsonl", tmp_path / "sm90.yaml"
+    other = [replace(size, topk=31) for size in all_sizes(2.0, 1.0)]
+    fast = {Launch(2, 480, 40): 0.1}
+    unlisted = [
+        replace(size, times={behind: each | fast for behind, each in size.times.items()})
+        for size in all_sizes(2.0, 1.0)
+    ]
+    sizes.append(times, [*other, *unlisted])
+    result = CliRunner().invoke(app, ["fit", str(times), "--out", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "bfloat16/plain/31, L2 of 50 MiB: left as it is: the spec does not build it" in result.output
+    found = yaml.safe_load(path.read_text())["ladders"]
+    assert {(each["topk"], step["threads"]) for each in found for step in each["steps"]} == {(8, 256)}
+
+
+def test_gpus_of_one_cache_are_not_mixed() -> None:
+    here, there = measured(4096, 1, 1.0, 2.0), replace(measured(4096, 4, 1.0, 2.0), multiprocessors=114)
+    assert ladders.by_kernels([here, there]) == [[here], [there]]
+
+
 def test_fit_names_a_tuning_file_that_cannot_be_added_to(tmp_path: Path) -> None:
     sizes.append(tmp_path / "times.jsonl", all_sizes(2.0, 1.0))
     (tmp_path / "sm90.yaml").write_text("edition: 2\n")

@@ -280,6 +280,33 @@ def test_the_operator_refuses_too(device: torch.device) -> None:
             torch.ops.moe_cute.sum_reduce_out(input, output)
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.bool,
+        torch.int8,
+        torch.int16,
+        torch.uint8,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+        torch.complex32,
+        torch.complex64,
+        torch.complex128,
+        torch.float8_e4m3fn,
+        torch.float8_e4m3fnuz,
+        torch.float8_e5m2,
+        torch.float8_e5m2fnuz,
+    ],
+    ids=str,
+)
+def test_both_ways_in_name_the_dtype(dtype: torch.dtype) -> None:
+    input, ids = torch.ones(3, 2, 8), torch.empty(3, 2, dtype=dtype)
+    for each in (input, input.clone().requires_grad_()):
+        with pytest.raises(TypeError, match=rf"^topk_ids: was of dtype {str(dtype)[6:]}; allowed: int32 or int64"):
+            moe_cute.sum_reduce(each, topk_ids=ids)
+
+
 def test_the_operator_refuses_a_write_that_autograd_cannot_follow(device: torch.device) -> None:
     input, output = torch.ones(TOKENS, TOPK, HIDDEN, device=device), torch.zeros(TOKENS, HIDDEN, device=device)
     with pytest.raises(ValueError, match=r"^output: was given while input requires grad"):

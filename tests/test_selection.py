@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import moe_cute
+from moe_cute import _explanation
 from moe_cute._extension import _C
 from tests.acceptance import accepts, needed_epilogue
 from tests.calls import FULLEST, Fusion, fused_call, plain_call
@@ -599,6 +600,7 @@ DENSE = torch.zeros(3, 2, 64)
         ({"dtype": torch.int32}, TypeError, r"input: was of dtype int32; allowed: "),
         ({"dtype": "float32"}, TypeError, r"dtype: was of type str; allowed: a torch.dtype"),
         ({"device": "gpu"}, ValueError, r"device: was 'gpu'; allowed: cpu or cuda"),
+        ({"device": "mps"}, ValueError, r"device: was mps; allowed: cpu or cuda"),
         ({"output": (3, 64)}, TypeError, r"output: was of type tuple; allowed: a torch.Tensor"),
         ({"out_dtype": torch.float16}, TypeError, r"out_dtype: was torch.float16; allowed: bfloat16 as the input"),
         ({"out_dtype": "float32"}, TypeError, r"out_dtype: was of type str; allowed: a torch.dtype"),
@@ -617,6 +619,7 @@ DENSE = torch.zeros(3, 2, 64)
         ({"input": (6, 64), "inv_permuted_idx": (-4, 2)}, ValueError, rf"inv_permuted_idx: was of .*; {SLOTS}"),
         ({"architecture": 75}, ValueError, r"architecture: was 75; allowed: 0, or 80 to "),
         ({"architecture": 2**40}, ValueError, r"architecture: was \d+; allowed: 0, or 80 to "),
+        ({"architecture": 90}, ValueError, r"architecture: was 90, on cpu; allowed: 0, but with device='cuda'"),
         ({"architecture": "90"}, TypeError, r"architecture: was of type str; allowed: an int"),
         ({"multiprocessors": 0}, ValueError, r"multiprocessors: was 0; allowed: 1 to "),
         ({"l2_mib": 0}, ValueError, r"l2_mib: was 0; allowed: 1 to "),
@@ -628,6 +631,17 @@ DENSE = torch.zeros(3, 2, 64)
 def test_explain_refuses(call: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         moe_cute.explain(**{"input": (3, 2, 64)} | call)
+
+
+def test_what_is_only_described_overlaps_with_nothing() -> None:
+    assert moe_cute.explain((2**40, 8, 2048), device="cuda", architecture=90).variant
+    assert moe_cute.sum_reduce(torch.empty(2**22, 2**22, 2**4, device="meta")).shape == (2**22, 2**4)
+
+
+def test_the_extension_knows_what_a_call_may_be_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_explanation, "BEHIND", ("sideways",))
+    with pytest.raises(ValueError, match=r"^behind: was sideways; allowed: trigger, ordinary or nothing"):
+        moe_cute.explain((1, 8, 2048), device="cuda", architecture=90, behind="sideways")
 
 
 def test_explain_refuses_what_sum_reduce_refuses(device: torch.device) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from moe_cute._checks import ANY_INDEX, expect_dense_tensors, expect_tensors, name_of, renamed
+from moe_cute._checks import ANY_INDEX, expect_dense_tensors, expect_int, expect_tensors, name_of, renamed
 from moe_cute._front import sum_reduce
 
 
@@ -61,7 +61,10 @@ def moe_unpermute(
 
 def _rows_of_slots(topk_weights: Tensor, inv_permuted_idx: Tensor, offsets: Tensor | None, topk: int) -> Tensor:
     """``[tokens, topk]``: the row of each slot, negative where it is skipped."""
-    if topk_weights.dim() != 2 or topk_weights.shape[1] != topk:
+    if topk_weights.dim() != 2:
+        raise ValueError(f"topk_weights: was of shape {list(topk_weights.shape)}; allowed: shape [tokens, topk]")
+    expect_int("topk", topk)
+    if topk_weights.shape[1] != topk:
         raise ValueError(f"topk: was {topk}; allowed: as many slots as topk_weights {list(topk_weights.shape)} has")
     if inv_permuted_idx.shape not in (topk_weights.shape, (topk_weights.numel(),)):
         raise ValueError(

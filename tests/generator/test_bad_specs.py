@@ -91,6 +91,12 @@ CASES = {
         "[baseline, avx3]",
         "5:38: backends.cpu.instruction_sets[1]: found 'avx3'; allowed: baseline, avx2, avx512",
     ),
+    "no instruction set for every processor": (
+        "[baseline, avx2]",
+        "[avx2]",
+        "5:27: backends.cpu.instruction_sets: found a list of 1; allowed: a list with baseline in it, which takes "
+        "every call",
+    ),
     "unknown epilogue": (
         "weighted, routed]",
         "fused, routed]",

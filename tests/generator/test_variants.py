@@ -9,9 +9,10 @@ from generator import rules
 from generator.cli import SPEC
 from generator.spec import load
 from generator.variant import Variant
-from generator.vocabulary import DTYPES, INSTRUCTION_SETS
+from generator.vocabulary import DTYPES
 
-COMMITTED = rules.variants(load(SPEC))
+BUILT = load(SPEC)
+COMMITTED = rules.variants(BUILT)
 
 NAME = re.compile(
     r"sum_reduce_(?P<backend>cuda|cpu)(_(?P<instruction_set>baseline|avx2|avx512))?_(?P<dtype>f16|bf16|f32|f64)"
@@ -133,8 +134,15 @@ def test_it_is_no_blind_product() -> None:
             assert variant.vector_width in widths[DTYPES[variant.dtype].bytes]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("epilogue", ["plain", "weighted", "permuted", "routed"])
+def test_many_rows_have_no_wide_unaligned_vectors() -> None:
+    """They would spill."""
+    assert rules.up_to_20([8, 20, 22, "any"]) == [8, 20]
+    assert rules.four_halves("bfloat16", [1, 2, 4, 8]) == [4]
+    assert rules.four_halves("float32", [1, 2, 4]) == []
+
+
+@pytest.mark.parametrize("dtype", BUILT.vector_widths)
+@pytest.mark.parametrize("epilogue", BUILT.epilogues)
 def test_every_call_finds_a_variant(dtype: str, epilogue: str) -> None:
     general = {
         (variant.backend, variant.instruction_set)
@@ -143,4 +151,5 @@ def test_every_call_finds_a_variant(dtype: str, epilogue: str) -> None:
         and (variant.backend == "cpu" or variant.vector_width == 1)
         and not variant.unaligned
     }
-    assert general == {("cuda", None), *(("cpu", instruction_set) for instruction_set in INSTRUCTION_SETS)}
+    instruction_sets = BUILT.backends.cpu.instruction_sets
+    assert general == {("cuda", None), *(("cpu", instruction_set) for instruction_set in instruction_sets)}
