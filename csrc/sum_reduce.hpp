@@ -1,4 +1,5 @@
-// The one body of every kernel, on the host and on the device: it sums one vector of every row of a token.
+// The body of every kernel, on the host and on the device: it sums one vector of every row of a token. What is known
+// beforehand of a token's rows is summed in forecast.cuh and live_slots.hpp, by the same Sum.
 #pragma once
 
 #include "slot_weights.hpp"

@@ -1,4 +1,4 @@
-"""Stands in for `sgl_kernel`."""
+"""Stands in for the operator `torch.ops.sgl_kernel.moe_sum_reduce`; its wrapper names the tensors otherwise."""
 
 from torch import Tensor
 
