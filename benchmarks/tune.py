@@ -17,6 +17,7 @@ from benchmarks.measure import FASTEST_BYTES_PER_US
 from benchmarks.operands import Operands, rotating_operands
 from benchmarks.producers import measure_behind
 from benchmarks.shapes import Case
+from build_support.architectures import FIRST_WITH_DEPENDENT_LAUNCH
 from generator.vocabulary import EPILOGUES, EpilogueName
 
 #          hidden, tokens
@@ -116,6 +117,7 @@ def tune(
         "cuda": facts["cuda"],
         "torch": str(torch.__version__),
     }
+    overlaps = architecture >= FIRST_WITH_DEPENDENT_LAUNCH
     known, wanting = list(known), []
     for ladder in track(chosen, description="ladders"):
         measured = [
@@ -126,7 +128,7 @@ def tune(
                 properties.multi_processor_count,
                 machine,
                 *shape,
-                _times(ladder, *shape, device, threads, properties.multi_processor_count, overlaps=major >= 9),
+                _times(ladder, *shape, device, threads, properties.multi_processor_count, overlaps),
             )
             for shape in shapes_of(ladder, shapes)
         ]

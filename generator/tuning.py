@@ -10,14 +10,13 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field
 
+from build_support.architectures import FIRST_WITH_DEPENDENT_LAUNCH
 from generator import strict
 from generator.problems import BadFile, KeyPath, Problem
 from generator.spec import AnyTopK, Architecture, Epilogue, Spec, Threads
 from generator.strict import Allowed, Contradiction, StrictModel
 from generator.variant import Variant
 from generator.vocabulary import DTYPES, EPILOGUES, DTypeName, EpilogueName
-
-FIRST_THAT_OVERLAPS = 90  # the first architecture whose kernels may start before the kernel before has ended
 
 Text = Annotated[
     str, Field(pattern=r"^[ -~]{1,100}$"), Allowed("one line of text, in quotes where it looks like a number")
@@ -157,7 +156,7 @@ def _rules_of(tuning: TuningFile) -> Iterator[LaunchRule]:
 def _contradictions(path: Path, tuning: TuningFile, spec: Spec, variants: list[Variant]) -> Iterator[Contradiction]:
     if path.name != (expected := f"sm{tuning.architecture}.yaml"):
         yield ("architecture",), f"{tuning.architecture} in {path.name}", f"{tuning.architecture} in {expected}"
-    overlaps = tuning.architecture >= FIRST_THAT_OVERLAPS
+    overlaps = tuning.architecture >= FIRST_WITH_DEPENDENT_LAUNCH
     seen: list[tuple[object, ...]] = []
     for index, ladder in enumerate(tuning.ladders):
         here: KeyPath = ("ladders", index)
@@ -169,7 +168,7 @@ def _contradictions(path: Path, tuning: TuningFile, spec: Spec, variants: list[V
             yield here, f"another ladder for {_spell(kind)}", f"one for each {', '.join(KIND[:-1])} and {KIND[-1]}"
         seen.append(kind)
         if ladder.behind == "trigger" and not overlaps:
-            yield (*here, "behind"), "trigger", f"ordinary, before sm_{FIRST_THAT_OVERLAPS}"
+            yield (*here, "behind"), "trigger", f"ordinary, before sm_{FIRST_WITH_DEPENDENT_LAUNCH}"
         yield from _step_contradictions((*here, "steps"), ladder, overlaps, spec, variants)
 
 
@@ -196,7 +195,7 @@ def _step_contradictions(
         if index > 0 and sizes[index] <= sizes[index - 1]:
             yield (*here, index, "outputs"), str(step.outputs), "rising sizes, each once"
         if step.prefetch_kib and not overlaps:
-            yield (*here, index, "prefetch_kib"), str(step.prefetch_kib), f"0, before sm_{FIRST_THAT_OVERLAPS}"
+            yield (*here, index, "prefetch_kib"), str(step.prefetch_kib), f"0, before sm_{FIRST_WITH_DEPENDENT_LAUNCH}"
     if sizes[-1] != inf:
         yield (*here, len(sizes) - 1, "outputs"), str(sizes[-1]), "any, in the last step"
 
