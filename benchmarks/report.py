@@ -10,6 +10,7 @@ from rich.table import Table
 from benchmarks.comparison import BANDS, Comparison, compare, geometric_mean, in_band
 from benchmarks.providers import OURS, SGL, TRITON
 from benchmarks.records import Results
+from benchmarks.rounding import rounded_down
 from benchmarks.verdicts import JUDGED_GRIDS, Verdict, judge
 
 COLOURS = {True: "green", False: "red", None: "yellow"}
@@ -46,7 +47,7 @@ def _table(grid: str, measure: str, comparisons: Sequence[Comparison]) -> Table:
         best = each.best_peer
         percent = next((row.percent_of_copy for row in each.rows if row.provider == OURS), None)
         times = [_number(each.time(name)) for name in providers]
-        ratios = [_number(ratio(each)) for ratio in RATIOS.values()]
+        ratios = [_ratio(ratio(each)) for ratio in RATIOS.values()]
         table.add_row(str(each.case), *times, best[0] if best else "", *ratios, _number(percent, 0))
     blanks = [""] * (len(providers) + 1)
     table.add_section()
@@ -87,10 +88,14 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
+def _ratio(value: float | None) -> str:
+    return "" if value is None else rounded_down(value, 2)
+
+
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return _number(geometric_mean(known)) if known else ""
+    return _ratio(geometric_mean(known) if known else None)
 
 
 def _lowest(values: Sequence[float | None]) -> str:
-    return _number(min((value for value in values if value is not None), default=None))
+    return _ratio(min((value for value in values if value is not None), default=None))

@@ -274,11 +274,12 @@ def test_missing_and_binary_results_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_report_shows_times_verdicts_and_reasons(tmp_path: Path) -> None:
-    found = [*rows({"moe_cute": 1.0, "sgl": 1.7}, shapes.MAIN), replace(record("vllm", None), error="no such thing")]
+    found = [*rows({"moe_cute": 1.0, "sgl": 1.709}, shapes.MAIN), replace(record("vllm", None), error="no such thing")]
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
     report.print_report(Results(HEADER, found), console)
     text = console.export_text()
-    assert "bfloat16 [8192, 8, 7168]" in text and "1.70" in text
+    assert "bfloat16 [8192, 8, 7168]" in text and "1.71" in text
+    assert "1.70" in text  # how many times as fast, which is rounded down
     assert "no time for vllm: no such thing" in text
     assert "cold, against sgl, geometric mean: at least 1.65" in text and "not measured" in text
 

@@ -90,3 +90,19 @@ def test_bounds_that_hold(name: str, told: str) -> None:
     held = sum(bool(each.passed) for each in judged)
     assert revision == results(name).header["revision"]
     assert list(map(int, counts)) == [len(judged), held][-len(counts) :]
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 1024, 8192])
+def test_a_block_of_a_model(tokens: int) -> None:
+    number = r"([\d.]+)"
+    row = re.search(rf"^\| {tokens} \| " + r" \| ".join([number] * 6) + r" \|$", MEASURED, re.MULTILINE)
+    assert row is not None
+    newest, oldest = (
+        {each.grid: each for each in compare(results(name).records) if each.case.tokens == tokens}
+        for name in ("moe_block", "moe_block_transformers_5.17")
+    )
+    block, tail = newest["moe_block"], newest["moe_block_tail"]
+    times = [shown(each.time(name) or 0) for each, name in ((block, "grouped_mm"), (block, "moe_cute"))]
+    speedups = [rounded_down(each.ratio or 0, 2) for each in (block, oldest["moe_block"])]
+    tails = [shown(tail.time(name) or 0) for name in ("transformers", "moe_cute")]
+    assert list(row.groups()) == [*times, *speedups, *tails]
