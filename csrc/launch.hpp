@@ -21,6 +21,7 @@ struct LaunchShape {
   void* stream = nullptr;
   // CPU
   ParallelFor parallel_for = nullptr;
+  int64_t last_level_cache_bytes = 0;
 };
 
 // Null on success, else what went wrong.

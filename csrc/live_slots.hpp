@@ -3,10 +3,15 @@
 // an AMD EPYC with AVX-512, together with simd.hpp).
 #pragma once
 
+#include <cstdint>
+
 #include "slot_weights.hpp"
 #include "sum.hpp"
 
 namespace moe_cute {
+
+// Into the L2 cache. An address where nothing is, is no error.
+inline void ask_for_line(uintptr_t address) { __builtin_prefetch(reinterpret_cast<void const*>(address), 0, 2); }
 
 template <class C>
 class LiveSlots {
@@ -25,6 +30,11 @@ class LiveSlots {
       weights_[count_] = load_weights<C, 1>(operands.weights, token, slot, operands.topk).values[0];
       ++count_;
     }
+  }
+
+  // At `address` in the row that the token's first slot would have.
+  void ask_for_rows(uintptr_t address) const {
+    for (int slot = 0; slot < count_; ++slot) ask_for_line(address + offsets_[slot] * int64_t(sizeof(T)));
   }
 
   // Sums the vector at `place`; `D` is a configuration of the same dtype.

@@ -1,5 +1,8 @@
 #include "machine.hpp"
 
+#include <fstream>
+#include <string>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -15,10 +18,23 @@ bool has_f16c() {
 }
 #endif
 
+// As Linux tells it, of the first core; sysconf told of 320 MiB in a virtual machine that has 32.
+int64_t last_level_cache_bytes() {
+  constexpr int64_t kUnknown = int64_t(32) << 20;
+  for (int level = 3; level > 1; --level) {
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(level) + "/size");
+    int64_t kib = 0;
+    char unit = 0;
+    if (file >> kib >> unit && unit == 'K' && kib > 0) return kib << 10;
+  }
+  return kUnknown;
+}
+
 }  // namespace
 
 Machine this_host() {
   Machine machine;
+  machine.last_level_cache_bytes = last_level_cache_bytes();
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
     machine.instruction_set = InstructionSet::kAvx2;

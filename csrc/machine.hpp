@@ -13,6 +13,7 @@ struct Machine {
   int multiprocessors = 0;                                     // CUDA
   InstructionSet instruction_set = InstructionSet::kBaseline;  // CPU: the best it has
   int64_t l2_bytes = 0;                                        // CUDA
+  int64_t last_level_cache_bytes = 0;                          // CPU
 };
 
 // Whether a kernel can be launched before the one before it has ended.

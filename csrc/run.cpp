@@ -62,9 +62,11 @@ Choice choice_for(SumReduceArguments const& call, Machine const& machine, Predec
   return choice;
 }
 
-char const* run_on_cpu(SumReduceArguments const& arguments, Choice const& choice, RunOptions const& options) {
+char const* run_on_cpu(SumReduceArguments const& arguments, Choice const& choice, Machine const& machine,
+                       RunOptions const& options) {
   LaunchShape shape;
   shape.parallel_for = options.parallel_for;
+  shape.last_level_cache_bytes = machine.last_level_cache_bytes;
   return choice.variant->launch(arguments, shape);
 }
 
@@ -102,7 +104,7 @@ void run(Call const& call, RunOptions const& options) {
   bool const is_empty = arguments.tokens == 0 || arguments.hidden == 0;
   if (machine.backend == Backend::kCpu) {
     Choice const choice = choice_for(arguments, machine, Predecessor::kNone, options.variant);
-    if (!is_empty) throw_if_failed(choice, run_on_cpu(arguments, choice, options));
+    if (!is_empty) throw_if_failed(choice, run_on_cpu(arguments, choice, machine, options));
     return;
   }
   CudaDeviceGuard const guard(call.input.device_index);

@@ -64,3 +64,23 @@ def test_many_slots(variant: Variant, rng: torch.Generator) -> None:
     for topk in (SLOTS_AT_ONCE, SLOTS_AT_ONCE + 1):
         hidden = 2 * variant.vector_width + 1
         fused_call(FULLEST[variant.epilogue], 3, topk, hidden, variant.dtype, rng).check("cpu", variant.name)
+
+
+@pytest.mark.parametrize("hidden", [2048, 8192 + 1000], ids=["one_piece", "two_pieces"])
+@pytest.mark.parametrize(("topk", "fused"), [(8, ()), (3, ()), (8, ("topk_weights",)), (8, ("inv_permuted_idx",))])
+def test_an_input_larger_than_the_caches(topk: int, fused: tuple[str, ...], hidden: int, rng: torch.Generator) -> None:
+    """Rows are asked for before they are read: those of the same token, then those of the next."""
+    tokens = 36 * 2**20 // (topk * hidden * 2)
+    input = random_values((tokens, topk, hidden), torch.bfloat16, rng)
+    operands = {
+        "topk_weights": torch.rand(tokens, topk, generator=rng),
+        "inv_permuted_idx": torch.randperm(tokens * topk, generator=rng).view(tokens, topk) - topk,  # some skipped
+    }
+    chosen = {name: operands[name] for name in fused}
+    rows = input.flatten(0, 1) if "inv_permuted_idx" in fused else input
+    large = moe_cute.sum_reduce(rows, None, SCALE, **chosen)
+    for first in range(0, tokens, 64):
+        part = {name: tensor[first : first + 64] for name, tensor in chosen.items()}
+        few = rows if "inv_permuted_idx" in fused else rows[first : first + 64]
+        small = moe_cute.sum_reduce(few, None, SCALE, **part)
+        assert_same_bits(large[first : first + 64], small, first)

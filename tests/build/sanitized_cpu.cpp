@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -20,8 +21,10 @@ namespace {
 
 bool g_short = false;
 
+// Two shares, one after the other.
 void serially(int64_t count, int64_t, void (*body)(int64_t, int64_t, void*), void* context) {
-  for (int64_t item = 0; item < count; ++item) body(item, item + 1, context);
+  body(0, count / 2, context);
+  body(count / 2, count, context);
 }
 
 // Bytes of which every dtype makes ordinary numbers: no NaN, whose payload would be nobody's promise.
@@ -58,7 +61,7 @@ std::vector<T> indices(int64_t count, int64_t limit) {
   return values;
 }
 
-std::string run(Variant const& variant, Case const& c, DType output_dtype) {
+std::string run(Variant const& variant, Case const& c, DType output_dtype, int64_t last_level_cache_bytes) {
   int const bytes = element_bytes(variant.dtype), output_bytes = element_bytes(output_dtype);
   bool const routed = c.fused && variant.epilogue == Epilogue::kRouted;
   bool const permuted = variant.epilogue == Epilogue::kPermuted || (c.fused && variant.epilogue == Epilogue::kRouted);
@@ -117,6 +120,7 @@ std::string run(Variant const& variant, Case const& c, DType output_dtype) {
 
   LaunchShape shape;
   shape.parallel_for = serially;
+  shape.last_level_cache_bytes = last_level_cache_bytes;
   if (char const* const error = variant.launch(call, shape)) {
     std::fprintf(stderr, "%s: %s\n", variant.name, error);
     std::exit(1);
@@ -172,14 +176,17 @@ int main(int argc, char** argv) {
         output_dtypes.push_back(DType::kFloat32);
       }
       for (DType const output_dtype : output_dtypes) {
-        std::string const bits = run(variant, cases[number], output_dtype);
-        auto const key = std::make_tuple(variant.dtype, variant.topk, variant.epilogue, number, output_dtype);
-        auto const [first, is_first] = expected.emplace(key, bits);
-        if (!is_first && first->second != bits) {
-          std::fprintf(stderr, "%s: case %zu: other bits than the instruction set before\n", variant.name, number);
-          return 1;
+        // As if the input fitted into the caches, and as if it did not.
+        for (int64_t const cache_bytes : {std::numeric_limits<int64_t>::max(), int64_t(0)}) {
+          std::string const bits = run(variant, cases[number], output_dtype, cache_bytes);
+          auto const key = std::make_tuple(variant.dtype, variant.topk, variant.epilogue, number, output_dtype);
+          auto const [first, is_first] = expected.emplace(key, bits);
+          if (!is_first && first->second != bits) {
+            std::fprintf(stderr, "%s: case %zu: other bits than the call before\n", variant.name, number);
+            return 1;
+          }
+          ++calls;
         }
-        ++calls;
       }
     }
   }
