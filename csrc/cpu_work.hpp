@@ -113,8 +113,8 @@ struct Work {
     for (; piece.hidden < end; piece.hidden += C::kVectorWidth) {
       before(piece.hidden);
       auto place = place_of(operands, piece.token, piece.hidden);
-      // Else GCC has a pointer for each row, of which there are more than registers: on an EPYC, float32 [2048, 8,
-      // 2048] took 2.94 and 3.00 ms so, and 2.58 and 2.70 from one pointer.
+      // Else GCC has a pointer for each row, of which there are more than registers: on an EPYC, in turn, float32
+      // [2048, 8, 2048] took 2.94 and 3.00 ms so, and 2.58 and 2.70 from one pointer.
       hide(place.input);
       sum(operands, place);
     }

@@ -1,7 +1,6 @@
 #include "machine.hpp"
 
-#include <fstream>
-#include <string>
+#include "host_cache.hpp"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -17,18 +16,6 @@ bool has_f16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 #endif
-
-// As Linux tells it, of the first core; sysconf told of 320 MiB in a virtual machine that has 32.
-int64_t last_level_cache_bytes() {
-  constexpr int64_t kUnknown = int64_t(32) << 20;
-  for (int level = 3; level > 1; --level) {
-    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(level) + "/size");
-    int64_t kib = 0;
-    char unit = 0;
-    if (file >> kib >> unit && unit == 'K' && kib > 0) return kib << 10;
-  }
-  return kUnknown;
-}
 
 }  // namespace
 
