@@ -136,11 +136,7 @@ struct Work {
     int64_t const row_bytes = operands.input_topk_stride * int64_t(sizeof(Element<C::kDType>));
     uintptr_t row = first_row(token, hidden);
     hide(row);  // as in sum_vectors
-    for (int slot = 0; slot < topk; ++slot) {
-      uintptr_t line = row + slot * row_bytes;
-      if (C::kTopK == kAny) hide(line);  // else this is no loop
-      ask_for_line(line);
-    }
+    for (int slot = 0; slot < topk; ++slot) ask_for_line(row + slot * row_bytes);
   }
 };
 
