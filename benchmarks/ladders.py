@@ -95,12 +95,11 @@ def file_in(folder: Path, architecture: int) -> Path:
 
 def of_file(path: Path) -> list[dict[str, Any]]:
     """The ladders of a tuning file, none where there is no such file. Raises generator.problems.BadFile."""
-    from generator import rules, spec, tuning
+    from generator import tuning
 
     if not path.exists():
         return []
-    built = spec.load(SPEC)
-    return [each.model_dump() for each in tuning.load(path, built, rules.variants(built)).ladders]
+    return [each.model_dump() for each in tuning.load(path, *_built(SPEC)).ladders]
 
 
 def put(path: Path, architecture: int, found: Sequence[dict[str, Any]]) -> None:
@@ -114,38 +113,26 @@ def put(path: Path, architecture: int, found: Sequence[dict[str, Any]]) -> None:
 
 
 @cache
-def _built(spec_path: Path) -> tuple[set[tuple[object, ...]], dict[str, set[int]]]:
-    """What a spec builds: (dtype, epilogue, topk, vector width), and the threads of each epilogue's blocks."""
+def _built(spec_path: Path) -> tuple[Any, ...]:
+    """A spec and its variants."""
     from generator import rules, spec
-    from generator.vocabulary import EPILOGUES
 
-    found = spec.load(spec_path)
-    widths: set[tuple[object, ...]] = {
-        (each.dtype, each.epilogue, each.topk or "any", each.vector_width)
-        for each in rules.variants(found)
-        if (each.backend, each.hidden, each.unaligned) == ("cuda", None, False)
-    }
-    threads = {
-        str(name): {each for each in found.threads if each <= epilogue.most_threads}
-        for name, epilogue in EPILOGUES.items()
-    }
-    return widths, threads
+    built = spec.load(spec_path)
+    return built, rules.variants(built)
 
 
 def _of_built(size: Size) -> Size:
-    widths, threads = _built(SPEC)
+    """With the launches alone that the spec builds."""
+    from generator import tuning
 
-    def is_built(launch: Launch) -> bool:
-        kernel = (size.dtype, size.epilogue, size.topk, launch.vector_width)
-        return kernel in widths and launch.threads in threads[size.epilogue]
-
-    return replace(
-        size,
-        times={
-            behind: {launch: us for launch, us in each.items() if is_built(launch)}
-            for behind, each in size.times.items()
-        },
-    )
+    widths, threads = tuning.launches_of(size.dtype, size.epilogue, size.topk, *_built(SPEC))
+    times = {
+        behind: {
+            launch: us for launch, us in each.items() if launch.vector_width in widths and launch.threads in threads
+        }
+        for behind, each in size.times.items()
+    }
+    return replace(size, times=times)
 
 
 def _steps(measured: Iterable[tuple[int, Times]]) -> Iterator[dict[str, object]]:

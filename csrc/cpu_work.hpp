@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu_prefetch.hpp"
 #include "instruction_set_body.hpp"
 #include "live_slots.hpp"
 #include "sum_reduce.hpp"
@@ -68,7 +69,7 @@ struct Work {
       sum_reduce_vector(operands, place, finish_of(operands, place));
     };
     if (C::kEpilogue == Epilogue::kPlain && elements_ahead > 0) {
-      sum_from_memory(piece, next, sum, [&](int64_t token, int64_t hidden) { ask_for_rows(token, hidden); });
+      sum_from_memory(piece, next, sum, [&](int64_t token, int64_t hidden) { prefetch_rows(token, hidden); });
     } else {
       sum_from_cache(piece, sum);
     }
@@ -80,7 +81,7 @@ struct Work {
     if (elements_ahead == 0) return sum_from_cache(piece, sum);
     LiveSlots<C> const next_slots(operands, next.token);
     sum_from_memory(piece, next, sum, [&](int64_t token, int64_t hidden) {
-      (token == piece.token ? slots : next_slots).ask_for_rows(first_row(token, hidden));
+      (token == piece.token ? slots : next_slots).prefetch_rows(first_row(token, hidden));
     });
   }
 
@@ -92,16 +93,17 @@ struct Work {
     sum_elements(piece, end, sum);
   }
 
-  // That, and `ask(token, hidden)` for what is `elements_ahead` of each vector: in the same piece, then in the next.
-  template <class SumAt, class Ask>
-  void sum_from_memory(Piece piece, Piece const& next, SumAt const& sum, Ask const& ask) const {
+  // That, and `prefetch(token, hidden)` for what is `elements_ahead` of each vector: in the same piece, then in the
+  // next.
+  template <class SumAt, class Prefetch>
+  void sum_from_memory(Piece piece, Piece const& next, SumAt const& sum, Prefetch const& prefetch) const {
     int64_t const end = end_of(piece), vectors_end = std::min(end, whole_vectors);
     int64_t const turn = std::max(piece.hidden, vectors_end - elements_ahead);
     struct {
       int64_t end, token, ahead;
     } const parts[] = {{turn, piece.token, elements_ahead}, {vectors_end, next.token, next.hidden - turn}};
     for (auto const& part : parts) {
-      sum_vectors(piece, part.end, sum, [&](int64_t hidden) { ask(part.token, hidden + part.ahead); });
+      sum_vectors(piece, part.end, sum, [&](int64_t hidden) { prefetch(part.token, hidden + part.ahead); });
     }
     sum_elements(piece, end, sum);
   }
@@ -131,12 +133,12 @@ struct Work {
     return reinterpret_cast<uintptr_t>(operands.input) + element * int64_t(sizeof(Element<C::kDType>));
   }
 
-  void ask_for_rows(int64_t token, int64_t hidden) const {
+  void prefetch_rows(int64_t token, int64_t hidden) const {
     int const topk = C::kTopK == kAny ? operands.topk : C::kTopK;
     int64_t const row_bytes = operands.input_topk_stride * int64_t(sizeof(Element<C::kDType>));
     uintptr_t row = first_row(token, hidden);
     hide(row);  // as in sum_vectors
-    for (int slot = 0; slot < topk; ++slot) ask_for_line(row + slot * row_bytes);
+    for (int slot = 0; slot < topk; ++slot) prefetch_line(row + slot * row_bytes);
   }
 };
 

@@ -5,20 +5,11 @@
 
 #include <cstdint>
 
+#include "cpu_prefetch.hpp"
 #include "slot_weights.hpp"
 #include "sum.hpp"
 
 namespace moe_cute {
-
-// Into the L2 cache. An address where nothing is, is no error.
-inline void ask_for_line(uintptr_t address) { __builtin_prefetch(reinterpret_cast<void const*>(address), 0, 2); }
-
-// Makes GCC forget what it knows of an address. It takes a loop of nothing but prefetches for an empty one, too, unless
-// their addresses go through this.
-template <class Address>
-void hide(Address& address) {
-  asm volatile("" : "+r"(address));
-}
 
 template <class C>
 class LiveSlots {
@@ -40,11 +31,11 @@ class LiveSlots {
   }
 
   // At `address` in the row that the token's first slot would have.
-  void ask_for_rows(uintptr_t address) const {
+  void prefetch_rows(uintptr_t address) const {
     for (int slot = 0; slot < count_; ++slot) {
       uintptr_t line = address + offsets_[slot] * int64_t(sizeof(T));
-      hide(line);
-      ask_for_line(line);
+      cpu::hide(line);
+      cpu::prefetch_line(line);
     }
   }
 

@@ -110,7 +110,7 @@ PyObject* check_call(PyObject*, PyObject* args) {
   });
 }
 
-// What "behind" says in Python and in specs/tuning/; any other word: nothing to overlap with.
+// What "behind" says in Python and in specs/tuning/, or "nothing" to overlap with.
 Predecessor predecessor_named(std::string const& behind) {
   if (behind == "trigger") return Predecessor::kTriggering;
   if (behind == "ordinary") return Predecessor::kOrdinary;

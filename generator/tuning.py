@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import yaml
 from pydantic import Field
@@ -122,6 +122,21 @@ def load(path: Path, spec: Spec, variants: list[Variant]) -> TuningFile:
     return strict.load(path, TuningFile, lambda tuning: _contradictions(path, tuning, spec, variants))
 
 
+def launches_of(
+    dtype: str, epilogue: str, topk: int | str, spec: Spec, variants: list[Variant]
+) -> tuple[list[int], list[int]]:
+    """What a ladder may name: the vector widths that are built for it, and the threads of its blocks."""
+    widths = [
+        variant.vector_width
+        for variant in variants
+        if (variant.backend, variant.hidden, variant.unaligned) == ("cuda", None, False)
+        and (variant.dtype, variant.epilogue, variant.topk or "any") == (dtype, epilogue, topk)
+    ]
+    return widths, [
+        threads for threads in spec.threads if threads <= EPILOGUES[cast(EpilogueName, epilogue)].most_threads
+    ]
+
+
 def write_tuning(path: Path, tuning: TuningFile) -> None:
     """Writes a tuning file, with a header that says how to measure it again."""
     header = f"""\
@@ -175,16 +190,8 @@ def _contradictions(path: Path, tuning: TuningFile, spec: Spec, variants: list[V
 def _step_contradictions(
     here: KeyPath, ladder: Ladder, overlaps: bool, spec: Spec, variants: list[Variant]
 ) -> Iterator[Contradiction]:
-    topk = None if ladder.topk == "any" else ladder.topk
-    built = [
-        variant.vector_width
-        for variant in variants
-        if (variant.backend, variant.hidden, variant.unaligned) == ("cuda", None, False)
-        and (variant.dtype, variant.epilogue, variant.topk) == (ladder.dtype, ladder.epilogue, topk)
-    ]
+    built, threads = launches_of(ladder.dtype, ladder.epilogue, ladder.topk, spec, variants)
     sizes = [inf if step.outputs == "any" else step.outputs for step in ladder.steps]
-    most = EPILOGUES[ladder.epilogue].most_threads
-    threads = [threads for threads in spec.threads if threads <= most]
     seen = set()  # one line for each value tells of all steps that have it
     for index, step in enumerate(ladder.steps):
         for key, allowed in (("vector_width", built or [step.vector_width]), ("threads", threads)):

@@ -8,12 +8,11 @@ from functools import cache
 
 import pytest
 
+from generator.vocabulary import DTYPES
 from tests.build.sass import object_file
-from tests.variants import EPILOGUES, manifest
+from tests.variants import EPILOGUES, INSTRUCTION_SETS, manifest
 
 VARIANTS = [row for row in manifest()["variants"] if row["backend"] == "cpu"]
-DTYPES = ("float16", "bfloat16", "float32", "float64")  # numbered as in csrc/configuration.hpp
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")  # likewise, from 1
 FUNCTION = re.compile(
     r"^[0-9a-f]+ <moe_cute::cpu::Compiled<moe_cute::cpu::Work<moe_cute::cpu::CompiledFor<moe_cute::Configuration<"
     r"\(moe_cute::DType\)(\d), 0, (\d+), (\d+), \(moe_cute::Epilogue\)(\d), .*\(moe_cute::InstructionSet\)(\d)>::run\("
@@ -43,7 +42,7 @@ def prefetches_of(file: str) -> dict[tuple[int, ...], int]:
 def test_rows_are_asked_for_ahead(variant: dict) -> None:
     """Into the L2 cache: GCC takes a loop of nothing else for an empty one."""
     key = (
-        DTYPES.index(variant["dtype"]),
+        list(DTYPES).index(variant["dtype"]),  # numbered as in csrc/configuration.hpp
         variant["topk"] or 0,
         variant["vector_width"],
         EPILOGUES.index(variant["epilogue"]),
